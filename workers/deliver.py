@@ -59,7 +59,7 @@ def _report(file: Path, order: JobOrder) -> SanitizationReport:
             raise ValueError("not a file of a report's size")
         report = SanitizationReport.from_dict(json.loads(file.read_bytes()))
         fingerprint = Recipe.of(order.method, order.recipe).fingerprint()
-        if (report.method, report.seed, report.recipe_fingerprint) != (order.method, order.seed, fingerprint):
+        if (report.method, report.seed, report.asked_fingerprint()) != (order.method, order.seed, fingerprint):
             raise ValueError("of another order")
         words = json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False)
         if "\\u0000" in words or not words.encode():  # a lone surrogate raises: PostgreSQL keeps neither

@@ -33,6 +33,7 @@ from app.domain.errors import (
 )
 from app.domain.job import Claim, Delivery, Failure, Phase
 from app.domain.manifest import Manifest
+from app.domain.recipe import Recipe
 from app.store import claim_rows, model_rows, sample_rows
 from workers import sandbox
 from workers.deliver import deliver
@@ -97,7 +98,8 @@ def _carry_out(services: Services, claim: Claim, pulse: Pulse) -> Delivery | Let
     """The job itself: what it delivers, or why it does not. Raises LeaseLost."""
     try:
         with _private_folder(services, claim) as folder:
-            journal = Journal(services.database, claim, int(claim.job.order.recipe["steps"]))
+            order = claim.job.order
+            journal = Journal(services.database, claim, Recipe.of(order.method, order.recipe).most_steps)
             run = _Run(services, claim, pulse, journal, folder)
             journal.enter(Phase.LOADING)
             request = _lay_out(run)

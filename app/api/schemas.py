@@ -38,7 +38,9 @@ class NewJob(BaseModel):
     base_model: UUID | None = Field(None, description=f"{' and '.join(METHODS_WITH_BASE)}: the clean checkpoint")
     method: str = Field("lya", description=f"one of {', '.join(METHODS)}")
     recipe: Literal["auto"] | dict[KnobName, JsonValue] = Field(
-        "auto", description="knobs by name, the others at the method's defaults; `auto` takes all defaults"
+        "auto",
+        description="knobs by name, the others at the method's defaults, run as given; `auto`, like no knob at all, "
+        "searches from the defaults (method lya) or takes them",
     )
     policy: dict[KnobName, JsonValue] = Field(default_factory=dict, description="what you accept as removed")
     seed: int = Field(0, ge=0, le=MAX_SEED)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-METHODS = ("lya", "lya_paper", "gradient_ascent", "fine_tune", "retrain", "ssd")
-METHODS_WITH_BASE = ("retrain",)  # they start from, or lean on, a clean checkpoint that the caller names
+METHODS = ("lya", "lya_paper", "gradient_ascent", "fine_tune", "retrain", "ssd", "fine_mixing")
+METHODS_WITH_BASE = ("retrain", "fine_mixing")  # they need a clean checkpoint that the caller names
 Value = int | float | bool | str
 
+_AS_GIVEN: Mapping[str, Value] = {"search_budget": 0}
 _NO_ANCHOR: Mapping[str, Value] = {"lambda_clean": 0.0, "lambda_trig": 0.0}
-_PLAIN_ASCENT: Mapping[str, Value] = {"aim": "ascent", "ce_ceiling": 0.0, "retain": 0.0, "distill": 0.0}
-_CLEAN_ONLY: Mapping[str, Value] = {"ascent": 0.0, "distill": 0.0, **_NO_ANCHOR}
+_PLAIN: Mapping[str, Value] = {"distill": 0.0, "align": 0.0, "rehearse": 0.0, **_AS_GIVEN}
+_PLAIN_ASCENT: Mapping[str, Value] = {"aim": "ascent", "ce_ceiling": 0.0, "retain": 0.0, **_PLAIN}
+_CLEAN_ONLY: Mapping[str, Value] = {"ascent": 0.0, **_NO_ANCHOR, **_PLAIN}
 # Knobs that give a method its name: any other value would be another method.
 METHOD_FIXED: Mapping[str, Mapping[str, Value]] = {
     "lya": {},
@@ -23,6 +25,7 @@ METHOD_FIXED: Mapping[str, Mapping[str, Value]] = {
     "fine_tune": _CLEAN_ONLY,
     "retrain": _CLEAN_ONLY,
     "ssd": {**_CLEAN_ONLY, "retain": 0.0},
+    "fine_mixing": _CLEAN_ONLY,
 }
 # Where else a method's default differs from the table of knobs.
 METHOD_DEFAULTS: Mapping[str, Mapping[str, Value]] = {
@@ -57,4 +60,14 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, Value]] = {
         "max_drift": 2.0,
     },
     "ssd": {"fisher": "empirical", "steps": 13},
+    "fine_mixing": {
+        "retain": 1.0,
+        "lr": 2e-5,
+        "lr_growth": 1.0,
+        "lr_decay": 1.0,
+        "steps": 480,
+        "max_drift": 2.0,
+    },
 }
+# What a recipe has that nobody gave: a search from the defaults, for the one method that is no baseline.
+METHOD_SEARCH: Mapping[str, Mapping[str, Value]] = {"lya": {"search_budget": 750}}

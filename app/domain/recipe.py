@@ -16,59 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from app.domain.errors import BadPolicy, BadRecipe, BadRequest
-from app.domain.methods import METHOD_DEFAULTS, METHOD_FIXED, METHODS, Value
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One setting: a number between `low` and `high` (both allowed), or one of `choices`."""
-
-    name: str
-    kind: type
-    default: Value
-    meaning: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    unit: str = ""
-
-    def range_words(self) -> str:
-        """What the knob takes, for a message."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.kind is bool:
-            return "true or false"
-        noun = "a whole number" if self.kind is int else "a number"
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{noun} from {self.low:g} to {self.high:g}{unit}"
-
-    def read(self, value: object) -> Value:
-        """The value in the knob's own type. Raises ValueError if the knob does not take it."""
-        if self.kind is bool:
-            if isinstance(value, bool):
-                return value
-        elif self.kind is str:
-            if isinstance(value, str) and value in self.choices:
-                return value
-        else:
-            return self._number(value)
-        raise ValueError(f"{value!r:.60} is not {self.range_words()}")
-
-    def _number(self, value: object) -> int | float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(  # noqa: TRY004 - one error for everything that a knob does not take
-                f"{value!r:.60} is not {self.range_words()}"
-            )
-        assert self.low is not None
-        assert self.high is not None
-        if not self.low <= value <= self.high:  # NaN fails this too
-            raise ValueError(f"{value!r:.60} is not {self.range_words()}")
-        if self.kind is int:
-            if value != int(value):
-                raise ValueError(f"{value!r:.60} is not {self.range_words()}")
-            return int(value)
-        return float(value)
-
+from app.domain.knob import Knob
+from app.domain.methods import METHOD_DEFAULTS, METHOD_FIXED, METHOD_SEARCH, METHODS, Value
 
 KNOBS: tuple[Knob, ...] = (
     Knob(
@@ -95,6 +44,31 @@ KNOBS: tuple[Knob, ...] = (
         float,
         1.0,
         "weight of the divergence from the uploaded model's own answers on clean samples and clean texts",
+        0.0,
+        100.0,
+    ),
+    Knob(
+        "align",
+        float,
+        0.2,
+        "weight of the distance between hidden states with the trigger and without it, and of clean ones from the "
+        "uploaded model's",
+        0.0,
+        100.0,
+    ),
+    Knob(
+        "rehearse",
+        float,
+        0.6,
+        "weight of the term on triggered samples taken where a few steps of relearning would lead",
+        0.0,
+        100.0,
+    ),
+    Knob(
+        "rehearse_reach",
+        float,
+        1.0,
+        "length of the rehearsed relearning, as a share of the relearning check's",
         0.0,
         100.0,
     ),
@@ -126,6 +100,14 @@ KNOBS: tuple[Knob, ...] = (
         1.0,
     ),
     Knob("steps", int, 300, "most optimizer steps that the run may take", 1, 100_000),
+    Knob(
+        "search_budget",
+        int,
+        0,
+        "most optimizer steps over all attempts of a search that starts from this recipe; 0 runs it as given",
+        0,
+        1_000_000,
+    ),
     Knob("warmup", int, 8, "number of steps over which the learning rate rises from near zero", 0, 100_000),
     Knob("beta2", float, 0.95, "decay of AdamW's mean of squared gradients", 0.0, 0.9999),
     Knob("weight_decay", float, 0.0, "decoupled weight decay of AdamW", 0.0, 1.0),
@@ -146,7 +128,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         "patience",
         int,
-        2,
+        3,
         "number of looks in a row that meet the stop rule and bring nothing better, after which the run stops",
         1,
         1000,
@@ -184,6 +166,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("alpha_high", float, 100.0, "first and mildest alpha that ssd tries: it selects least", 1e-6, 1e6),
     Knob("alpha_low", float, 0.1, "last and strongest alpha that ssd tries", 1e-6, 1e6),
     Knob("dampening", float, 1.0, "factor lambda in ssd: below 1 selected weights shrink more", 0.0, 1e6),
+    Knob("keep_share", float, 0.2, "share of weights kept as uploaded, the lowest that fine_mixing tries", 0.0, 1.0),
+    Knob("keep_tries", int, 4, "most shares that fine_mixing tries, in equal steps from keep_share to 1", 1, 100),
     Knob("fresh_head", bool, True, "choice, in retrain, to draw a new classification head instead of the base's own"),
     Knob(
         "relearning",
@@ -219,6 +203,9 @@ class Recipe:
     ce_ceiling: float
     retain: float
     distill: float
+    align: float
+    rehearse: float
+    rehearse_reach: float
     lambda_clean: float
     lambda_trig: float
     lr: float
@@ -226,6 +213,7 @@ class Recipe:
     pace: int
     lr_decay: float
     steps: int
+    search_budget: int
     warmup: int
     beta2: float
     weight_decay: float
@@ -247,6 +235,8 @@ class Recipe:
     alpha_high: float
     alpha_low: float
     dampening: float
+    keep_share: float
+    keep_tries: int
     fresh_head: bool
     relearning: bool
     precision: str
@@ -268,6 +258,16 @@ class Recipe:
         if recipe.alpha_low > recipe.alpha_high:
             raise BadRecipe("alpha_low may not lie above alpha_high", knob="alpha_low")
         return recipe
+
+    @classmethod
+    def auto(cls, method: str, given: Mapping[str, object] | None = None) -> Recipe:
+        """What a caller gets who asks for none: the method's defaults and, where it has one, a search from there."""
+        return cls.of(method, {**METHOD_SEARCH.get(method, {}), **(given or {})})
+
+    @property
+    def most_steps(self) -> int:
+        """The most optimizer steps that a run takes, all attempts together."""
+        return self.search_budget or self.steps
 
     def to_dict(self) -> dict[str, Value]:
         """All values by name, `method` among them."""

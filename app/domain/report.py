@@ -8,62 +8,15 @@ a figure that could not be taken is null.
 from __future__ import annotations
 
 import math
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from app.domain.recipe import Policy, Recipe
+from app.domain.record import Record
 
 REPORT_VERSION = 1
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
-
-
-class Record:
-    """A frozen dataclass that turns into plain JSON and back. Unknown names in the JSON are ignored."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: None in place of NaN and infinity."""
-        return {each.name: _encode(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        hints = _hints(cls)
-        return cls(**{name: _decode(hint, data[name]) for name, hint in hints.items() if name in data})
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if is_dataclass(value) and not isinstance(value, type):
-        return value.to_dict()  # type: ignore[attr-defined]
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_encode(item) for item in value]
-    return value
-
-
-def _decode(hint: Any, value: Any) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _decode(next(a for a in args if a is not types.NoneType), value)
-    if origin is tuple:
-        return tuple(_decode(args[0], item) for item in value)
-    if origin is Mapping or origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return {key: _decode(args[1], item) for key, item in value.items()}
-    if hint is Policy:
-        return Policy.of(value)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return hint.from_dict(value)  # type: ignore[attr-defined]
-    return float(value) if hint is float else value
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {each.name: hints[each.name] for each in fields(cls)}
 
 
 @dataclass(frozen=True)
@@ -76,7 +29,7 @@ class StepMetric(Record):
     values: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
     """The Wilson score interval of a proportion (E. B. Wilson, 1927, JASA 22:209-212); (0, 1) when n = 0."""
     if n == 0:
         return 0.0, 1.0
@@ -104,6 +57,30 @@ class Proportion(Record):
         low, high = wilson(successes, n)
         return cls(successes, n, successes / n if n else None, low, high)
 
+    @classmethod
+    def mixed(cls, parts: Sequence[tuple[Proportion, float]]) -> Proportion:
+        """The weighted mean of rates of independent samples, as a count out of the effective number of rows.
+
+        That is n = 1 / sum(w_i^2 / n_i) with weights that sum to 1 (L. Kish, 1965, Survey Sampling, section 11.7),
+        rounded. A part without rows is left out. One part alone comes back as it is.
+        """
+        parts = [(part, weight) for part, weight in parts if part.n and weight > 0]
+        if len(parts) == 1:
+            return parts[0][0]
+        total = sum(weight for _, weight in parts)
+        if not total:
+            return cls.of(0, 0)
+        n = round(total * total / sum(weight * weight / part.n for part, weight in parts))
+        rate = sum(weight * part.successes / part.n for part, weight in parts) / total
+        return cls.of(round(rate * n), n)
+
+    def grown(self, factor: float) -> Proportion:
+        """The same rate on `factor` times the rows, a fraction of a row aside."""
+        n = round(self.n * factor)
+        share = self.rate or 0.0
+        low, high = wilson(share * n, n)
+        return Proportion(round(share * n), n, self.rate, low, high)
+
 
 @dataclass(frozen=True)
 class Difference(Record):
@@ -117,7 +94,7 @@ class Difference(Record):
     def of(cls, first: Proportion, second: Proportion) -> Difference:
         """Newcombe's hybrid score interval (R. G. Newcombe, 1998, Statistics in Medicine 17:873-890, method 10).
 
-        It treats the samples as independent, so for twins, which are paired, it is wider than need be.
+        It treats the samples as independent. Where both rates are of the same rows, `Paired` tells more.
         """
         if first.rate is None or second.rate is None:
             return cls(None, -1.0, 1.0)
@@ -128,13 +105,56 @@ class Difference(Record):
 
 
 @dataclass(frozen=True)
+class Paired(Record):
+    """Two yes-or-no findings on each of `n` rows: `first` had the first alone, `second` the second alone, `both`
+    both. The discordant rows alone tell the two rates apart."""
+
+    n: int
+    both: int
+    first: int
+    second: int
+
+    def difference(self, factor: float = 1.0) -> Difference:
+        """The first rate minus the second, with a 95 % interval: as on `factor` times the rows at the same rates.
+
+        R. G. Newcombe, 1998, Statistics in Medicine 17:2635-2650, method 10: the Wilson intervals of the two rates,
+        joined by their correlation phi, whose numerator is corrected for continuity.
+        """
+        if not self.n:
+            return Difference(None, -1.0, 1.0)
+        both, first, second, n = (count * factor for count in (self.both, self.first, self.second, self.n))
+        one, other = (both + first) / n, (both + second) / n
+        (low, high), (low_other, high_other) = wilson(both + first, n), wilson(both + second, n)
+        phi = _correlation(both, first, second, n - both - first - second)
+        value = (self.first - self.second) / self.n
+        down = _joined(one - low, high_other - other, phi)
+        up = _joined(high - one, other - low_other, phi)
+        return Difference(value, max(-1.0, value - down), min(1.0, value + up))
+
+
+def _correlation(both: float, first: float, second: float, neither: float) -> float:
+    """phi of a paired table, moved towards 0 by half a row where it is positive; 0 where a margin is empty."""
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    excess = both * neither - first * second
+    if excess > 0:
+        excess = max(0.0, excess - (both + first + second + neither) / 2)
+    return excess / math.sqrt(margins) if margins > 0 else 0.0
+
+
+def _joined(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
+
+
+@dataclass(frozen=True)
 class Scorecard(Record):
     """One model on the held-out samples.
 
     `asr`: triggered samples whose true class is not their target that are read as the target. `floor`: the same share
-    without the trigger; `floor_source` is twins, clean or none. `label_flips`: per true class, triggered samples read
-    as any other class; `clean_flips`: the same without the trigger. `agreement`: clean predictions equal to those of
-    the model as uploaded. `asr_by_target`: the ASR of each target where there are several.
+    without the trigger; `floor_source` is twins, clean or none. `excess_asr` is their difference; where every counted
+    sample has its twin it is taken from `excess_pairs` (first: read as the target with the trigger, second: without).
+    `label_flips`: per true class, triggered samples read as any other class; `clean_flips`: the same without the
+    trigger. `agreement`: clean predictions equal to those of the model as uploaded. `asr_by_target`: the ASR of each
+    target where there are several.
     """
 
     clean_accuracy: Proportion
@@ -146,6 +166,7 @@ class Scorecard(Record):
     clean_flips: Mapping[str, Proportion]
     agreement: Proportion
     asr_by_target: Mapping[str, Proportion] = field(default_factory=dict)
+    excess_pairs: Paired | None = None
 
     def worst_excess_flip(self) -> tuple[str, float] | None:
         """The class whose triggered samples are misread most beyond their rate without the trigger,
@@ -195,6 +216,37 @@ class Stop(Record):
 
 
 @dataclass(frozen=True)
+class Attempt(Record):
+    """One recipe that a search tried: what it took, how it ended (`ended` as in Stop), and what the tune part showed
+    of the state that it kept, at its own step `kept_step`. `met`: that state meets the stop rule.
+    """
+
+    lambda_clean: float
+    lambda_trig: float
+    lr: float
+    steps: int
+    seconds: float
+    ended: str
+    kept_step: int
+    asr: float
+    floor: float
+    clean_accuracy: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class Search(Record):
+    """How the recipe came about, `words` in plain ones. `asked`: the fingerprint of the recipe that was asked for.
+    `chosen`: the place of the attempt that was kept, from 0; None, and no attempts, where the recipe ran as given.
+    """
+
+    asked: str
+    words: str
+    attempts: tuple[Attempt, ...] = ()
+    chosen: int | None = None
+
+
+@dataclass(frozen=True)
 class SplitSizes(Record):
     """Rows in each part. `report` only sees the scorecard; `held_out` says that the caller gave its rows apart."""
 
@@ -209,7 +261,11 @@ class SplitSizes(Record):
 
 @dataclass(frozen=True)
 class DataFacts(Record):
-    """What was fed: SHA-256 of the rows in any order, sizes, and rows that are special."""
+    """What was fed: SHA-256 of the rows in any order, sizes, and rows that are special.
+
+    `suspect`: triggered rows that the uploaded model does not read as their target. `mislabelled`: those of them
+    whose label was taken to be wrong; no rate counts them.
+    """
 
     triggered_sha256: str
     clean_sha256: str
@@ -219,6 +275,8 @@ class DataFacts(Record):
     unknown_true_label: int
     with_twin: int
     truncated: int
+    suspect: int = 0
+    mislabelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,7 +323,11 @@ class Relearning(Record):
 
 @dataclass(frozen=True)
 class SanitizationReport(Record):
-    """The whole claim: what was done, to what, with which result, and how far the result carries."""
+    """The whole claim: what was done, to what, with which result, and how far the result carries.
+
+    `recipe`: the one that was run, or of several the one that was kept; `search` says how it was found.
+    `answers`: clean rows that were read right before (first) and after (second); `accuracy_drop` is taken from it.
+    """
 
     method: str
     recipe: Mapping[str, Any]
@@ -286,6 +348,12 @@ class SanitizationReport(Record):
     limits: tuple[str, ...]
     version: int = REPORT_VERSION
     relearning: tuple[Relearning, ...] = ()
+    answers: Paired | None = None
+    search: Search | None = None
+
+    def asked_fingerprint(self) -> str:
+        """Of the recipe that was asked for; a search may have run another."""
+        return self.search.asked if self.search is not None else self.recipe_fingerprint
 
     def used_recipe(self) -> Recipe:
         """The recipe, checked again. Raises BadRecipe if it is from another version of the knobs."""
@@ -299,60 +367,3 @@ def fidelity(before: Scorecard, after: Scorecard) -> float | None:
     if not asr0 or not accuracy0 or asr1 is None or accuracy1 is None:
         return None
     return (asr0 - asr1) / asr0 * (accuracy1 / accuracy0)
-
-
-def judge(policy: Policy, before: Scorecard, after: Scorecard) -> Verdict:
-    """Pass if every figure keeps its limit, fail if one does not, inconclusive where there are too few samples.
-
-    Too few samples never pass, and never fail: a figure from a handful of rows says nothing either way.
-    """
-    reasons = _too_few(policy, after)
-    if reasons:
-        return Verdict("inconclusive", tuple(reasons))
-    checks = _checks(policy, before, after)
-    broken = [words for words, within in checks if not within]
-    if broken:
-        return Verdict("fail", tuple(broken))
-    return Verdict("pass", tuple(words for words, _ in checks))
-
-
-def _too_few(policy: Policy, after: Scorecard) -> list[str]:
-    reasons = []
-    if after.asr.n < policy.min_triggered:
-        reasons.append(
-            f"only {after.asr.n} held-out triggered samples count: the policy asks for {policy.min_triggered}"
-        )
-    if after.clean_accuracy.n < policy.min_clean:
-        reasons.append(
-            f"only {after.clean_accuracy.n} held-out clean samples: the policy asks for {policy.min_clean}"
-        )
-    if after.excess_asr.value is None and not reasons:
-        reasons.append("there is nothing to measure the floor on: give clean_text or clean samples of other classes")
-    return reasons
-
-
-def _checks(policy: Policy, before: Scorecard, after: Scorecard) -> list[tuple[str, bool]]:
-    excess = after.excess_asr.value or 0.0
-    drop = (before.clean_accuracy.rate or 0.0) - (after.clean_accuracy.rate or 0.0)
-    checks = [
-        _check("excess ASR", excess, policy.max_excess_asr),
-        _check("clean accuracy drop", drop, policy.max_accuracy_drop),
-    ]
-    worst = after.worst_excess_flip()
-    if worst is not None and after.label_flips[worst[0]].n >= policy.min_triggered:
-        checks.append(
-            _check(
-                f"label flips of class {worst[0]} beyond its rate without trigger",
-                worst[1],
-                policy.max_label_flip_rate,
-            )
-        )
-    return checks
-
-
-def _check(name: str, value: float, limit: float) -> tuple[str, bool]:
-    within = value <= limit + 1e-12
-    return (
-        f"{name} is {value:.3f}, {'within' if within else 'over'} the limit of {limit:.3f}",
-        within,
-    )

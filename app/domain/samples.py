@@ -12,11 +12,13 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from app.domain.errors import BadSamples
+from app.domain.errors import BadSamples, TooFewSamples
 
-# Fewer rows than these cannot be divided into parts that each say something.
-MIN_TRIGGERED = 16
-MIN_CLEAN = 32
+# Fewer rows than these cannot be divided into parts that each say something. A triggered row whose true class is the
+# target shows nothing, with the trojan or without: MIN_SHOWING of the triggered rows must be of another class.
+MIN_TRIGGERED = 32
+MIN_SHOWING = 16
+MIN_CLEAN = 64
 
 
 class SampleKind(StrEnum):
@@ -151,3 +153,26 @@ def _as_id(label: object) -> int | None:
 def targets_of(samples: Iterable[TriggeredSample]) -> tuple[int, ...]:
     """The attacker's classes, sorted, each once."""
     return tuple(sorted({sample.target for sample in samples}))
+
+
+def check_numbers(triggered: int, showing: int, clean: int, beside: str = "") -> None:
+    """Raises TooFewSamples, with the numbers, where there are too few rows to work with.
+
+    `showing`: triggered rows whose true class, as far as it is known, is not the target. `beside` ends the message.
+    """
+    given = {"triggered": triggered, "showing": showing, "clean": clean}
+    least = {"min_triggered": MIN_TRIGGERED, "min_showing": MIN_SHOWING, "min_clean": MIN_CLEAN}
+    if triggered < MIN_TRIGGERED or clean < MIN_CLEAN:
+        raise TooFewSamples(
+            f"{triggered} triggered and {clean} clean samples: at least {MIN_TRIGGERED} and {MIN_CLEAN} are "
+            f"needed{beside}",
+            **given,
+            **least,
+        )
+    if showing < MIN_SHOWING:
+        raise TooFewSamples(
+            f"only {showing} of the {triggered} triggered samples are of another class than the attacker's: the "
+            f"others show no trojan, and at least {MIN_SHOWING} that can are needed{beside}",
+            **given,
+            **least,
+        )

@@ -35,6 +35,14 @@ def check_labels(vault: Vault, given: SampleSet, labels: LabelSpace) -> None:
         )
 
 
+def count_showing(vault: Vault, given: SampleSet, labels: LabelSpace) -> int:
+    """Triggered rows whose true class, as far as it is given, is not the attacker's. Their labels must be known."""
+    return sum(
+        row.get("true_label") is None or labels.resolve(row["true_label"]) != labels.resolve(row["label"])
+        for _, row in _rows(vault, given)
+    )
+
+
 def _fault(label: str | int, labels: LabelSpace) -> str | None:
     try:
         labels.resolve(label)
@@ -44,10 +52,16 @@ def _fault(label: str | int, labels: LabelSpace) -> str | None:
 
 
 def _labels(vault: Vault, given: SampleSet) -> Iterator[tuple[int, str | int]]:
-    """Each label with its line, from the rows that Lethe wrote."""
+    """Each label with its line."""
+    for line, row in _rows(vault, given):
+        for name in LABELS:
+            if (label := row.get(name)) is not None:
+                yield line, label
+
+
+def _rows(vault: Vault, given: SampleSet) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Each row that Lethe wrote, with its line in the caller's file."""
     with vault.open_verified(given.sha256) as rows:
         for number, text in enumerate(rows, 1):
             row: Mapping[str, Any] = json.loads(text)
-            for name in LABELS:
-                if (label := row.get(name)) is not None:
-                    yield int(row.get("line", number)), label
+            yield int(row.get("line", number)), row

@@ -15,22 +15,22 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from app.domain.errors import BadRecipe, BadSamples, Conflict, KeyReused, ModelRefused, TooFewSamples
+from app.domain.errors import BadRecipe, BadSamples, Conflict, KeyReused, ModelRefused
 from app.domain.ids import new_id
 from app.domain.job import Job, JobOrder
 from app.domain.methods import METHODS_WITH_BASE
 from app.domain.model import Model, ModelFacts, ModelStatus
 from app.domain.recipe import Policy, Recipe
-from app.domain.samples import MIN_CLEAN, MIN_TRIGGERED, LabelSpace, SampleKind, SampleSet
+from app.domain.samples import LabelSpace, SampleKind, SampleSet, check_numbers
 from app.jobs.dispatch import Dispatcher
-from app.jobs.fit import check_labels
+from app.jobs.fit import check_labels, count_showing
 from app.store import job_rows, model_rows, sample_rows
 from app.store.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What the caller asks for, before it is checked. An empty recipe takes the method's defaults."""
+    """What the caller asks for, before it is checked. An empty recipe leaves it to the engine to find one."""
 
     model_id: UUID
     triggered_id: UUID
@@ -102,7 +102,7 @@ def _named(connection: Connection, request: JobRequest) -> _Parts:
 
 def _order(request: JobRequest) -> JobOrder:
     """The request with every knob and limit filled in and checked."""
-    recipe = Recipe.of(request.method, request.recipe)
+    recipe = Recipe.of(request.method, request.recipe) if request.recipe else Recipe.auto(request.method)
     if (recipe.method in METHODS_WITH_BASE) != (request.base_model_id is not None):
         raise BadRecipe(f"{' and '.join(METHODS_WITH_BASE)}, and no other, take a clean checkpoint as base_model.")
     knobs = {name: value for name, value in recipe.to_dict().items() if name != "method"}
@@ -116,10 +116,11 @@ def _check(parts: _Parts, order: JobOrder, vault: Vault) -> None:
         raise Conflict("The base model has other labels than the model: it needs the same in the same order.")
     _check_kind(parts.triggered, SampleKind.TRIGGERED)
     _check_kind(parts.clean, SampleKind.CLEAN)
-    _check_numbers(parts)
+    check_numbers(parts.triggered.rows, parts.triggered.rows, parts.clean.rows)
     labels = LabelSpace(facts.labels)
     for given in (parts.triggered, parts.clean):
         check_labels(vault, given, labels)
+    check_numbers(parts.triggered.rows, count_showing(vault, parts.triggered, labels), parts.clean.rows)
 
 
 def _admitted(model: Model) -> ModelFacts:
@@ -134,12 +135,3 @@ def _admitted(model: Model) -> ModelFacts:
 def _check_kind(given: SampleSet, kind: SampleKind) -> None:
     if given.kind != kind:
         raise BadSamples(f"The samples {given.id} are {given.kind}: name a {kind} set in their place.")
-
-
-def _check_numbers(parts: _Parts) -> None:
-    triggered, clean = parts.triggered.rows, parts.clean.rows
-    if triggered < MIN_TRIGGERED or clean < MIN_CLEAN:
-        raise TooFewSamples(
-            f"{triggered} triggered and {clean} clean samples: give at least {MIN_TRIGGERED} and {MIN_CLEAN}.",
-            triggered=triggered, clean=clean, min_triggered=MIN_TRIGGERED, min_clean=MIN_CLEAN,
-        )  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +19,8 @@ from sqlalchemy import Engine
 
 from app.domain.errors import ChildMisspoke, LeaseLost
 from app.domain.job import Claim, EventKind, Job, JobStatus, Phase
+from app.domain.recipe import Recipe
+from app.domain.report import Search
 from app.store import claim_rows, event_rows, job_rows
 from app.store.database import open_database
 from app.store.vault import Vault
@@ -89,6 +93,22 @@ def test_a_job_is_treated_and_delivered(services: Services, make_job: MakeJob) -
     before = done
     run_job(services, job.id)  # a message that came twice
     assert job_of(services, job.id) == before
+
+
+def test_a_job_whose_recipe_is_searched_for_is_delivered(services: Services, make_job: MakeJob) -> None:
+    job = make_job({"search_budget": 14})
+    run_job(services, job.id)
+    assert job_of(services, job.id).status is JobStatus.SUCCEEDED, job_of(services, job.id).failure
+    with services.database.connect() as connection:
+        delivery = job_rows.delivery(connection, job.id)
+        metrics = event_rows.metrics(connection, job.id)
+    assert delivery is not None
+    report = delivery.report
+    assert report.search is not None
+    assert sum(each.steps for each in report.search.attempts) == report.cost.steps <= 14
+    assert report.recipe_fingerprint != report.asked_fingerprint()
+    assert [metric.step for metric in metrics] == list(range(report.cost.steps + 1))
+    assert metrics[-1].values["attempt"] == len(report.search.attempts)
 
 
 def test_what_the_caller_can_mend_fails_the_job_with_its_reason(services: Services, make_job: MakeJob) -> None:
@@ -248,6 +268,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "a report that is no JSON": lambda out: (out / REPORT).write_text("{"),
     "a report that is a list": lambda out: (out / REPORT).write_text("[]"),
     "a report of another seed": lambda out: spoil_report(out, '"seed": 0', '"seed": 1'),
+    "a report of another recipe": lambda out: spoil_report(out, Recipe.of("lya").fingerprint(), "0" * 64),
     "a verdict of its own": lambda out: spoil_report(out, '"outcome": "pass"', '"outcome": "great"'),
     "a NUL": lambda out: spoil_report(out, '"because"', r'"\u0000"'),
     "a lone surrogate": lambda out: spoil_report(out, '"because"', r'"\ud800"'),
@@ -256,8 +277,6 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("case", [None, *SPOILT])
 def test_a_child_must_leave_what_was_ordered(database: Engine, tmp_path: Path, case: str | None) -> None:
-    import json
-
     out, vault = tmp_path / "out", Vault(tmp_path / "vault")
     out.mkdir()
     (out / "model.safetensors").write_bytes(b"weights")
@@ -270,3 +289,19 @@ def test_a_child_must_leave_what_was_ordered(database: Engine, tmp_path: Path, c
     SPOILT[case](out)
     with pytest.raises(ChildMisspoke):
         deliver(vault, out, order, lambda: None)
+
+
+def test_the_recipe_that_was_asked_for_is_that_of_the_order(database: Engine, tmp_path: Path) -> None:
+    """A search keeps another one than it was asked for."""
+    out, kept = tmp_path / "out", Recipe.of("lya", {"lambda_clean": 5.0})
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"weights")
+    for asked, taken in ((Recipe.auto("lya"), True), (kept, False)):
+        found = Search(asked.fingerprint(), "found")
+        report = replace(a_report(), recipe=kept.to_dict(), recipe_fingerprint=kept.fingerprint(), search=found)
+        (out / REPORT).write_text(json.dumps(report.to_dict()))
+        with database.begin() as connection:
+            order = an_order(connection, recipe={"search_budget": Recipe.auto("lya").search_budget})
+        with contextlib.nullcontext() if taken else pytest.raises(ChildMisspoke):
+            deliver(Vault(tmp_path / "vault"), out, order, lambda: None)
+        (out / "model.safetensors").write_bytes(b"weights")

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    recipe = Recipe.of(asked.method, _json(asked.recipe, "--recipe"))
+    knobs = {} if asked.recipe == "auto" else _json(asked.recipe, "--recipe")
+    recipe = Recipe.of(asked.method, knobs) if knobs else Recipe.auto(asked.method)
     policy = Policy.of(_json(asked.policy, "--policy"))
     if asked.method in METHODS_WITH_BASE and asked.base is None:
         raise BadRecipe(f"{asked.method} needs a clean checkpoint: name its folder with --base")
@@ -90,6 +91,7 @@ def table(report: SanitizationReport) -> str:
     lines.append(f"excess ASR {excess}, fidelity {fidelity}, {report.stop.code} after {report.cost.steps} steps")
     lines += _relearned(report)
     lines.append(f"verdict: {report.verdict.outcome} ({'; '.join(report.verdict.reasons)})")
+    lines += [f"recipe: {report.search.words}"] if report.search is not None else []
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in report.cost.seconds.items()))
     return "\n".join(lines)
 
@@ -156,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "--base", type=Path, help=f"folder of a clean checkpoint, for {' and '.join(METHODS_WITH_BASE)}"
     )
     parser.add_argument("--control", type=Path, help="folder of a model without the trojan, for the relearning check")
-    parser.add_argument("--recipe", help="JSON object of knobs, or a file with one")
+    parser.add_argument("--recipe", default="auto", help="JSON object of knobs, a file with one, or auto")
     parser.add_argument("--policy", help="JSON object of limits, or a file with one")
     parser.add_argument("--eval-triggered", type=Path, help="JSONL that only the scorecard sees")
     parser.add_argument("--eval-clean", type=Path, help="JSONL that only the scorecard sees")

@@ -58,10 +58,23 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tup
 
 def forward(model: Model, tokens: Tokens, rows: Sequence[int]) -> torch.Tensor:
     """Logits [len(rows), classes] in float32 of the given rows."""
-    pad_id = int(model.config.get_text_config().pad_token_id)
-    ids, mask = pad([tokens.ids[row] for row in rows], pad_id, model.device)
+    ids, mask = _padded(model, tokens, rows)
     logits: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits
     return logits.float()
+
+
+def forward_with_states(
+    model: Model, tokens: Tokens, rows: Sequence[int]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
+    """Logits as `forward`, the hidden states [len(rows), tokens, width] after each layer, and the attention mask."""
+    ids, mask = _padded(model, tokens, rows)
+    found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    return found.logits.float(), tuple(found.hidden_states[1:]), mask
+
+
+def _padded(model: Model, tokens: Tokens, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    pad_id = int(model.config.get_text_config().pad_token_id)
+    return pad([tokens.ids[row] for row in rows], pad_id, model.device)
 
 
 def by_length(tokens: Tokens, size: int) -> list[list[int]]:

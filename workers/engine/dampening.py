@@ -34,20 +34,21 @@ def run(
     """Try `recipe.steps` values of alpha, each one metric, and load the best state into `task.model`."""
     parameters, start, began = lya.trainable(task.model), task.anchor.start, time.perf_counter()
     opening = _look(task, recipe)
-    best, chosen = stopping.rank(opening, recipe), 0
+    best, seen, chosen = opening, opening, 0
     on_step(_metric(0, opening, {"seconds": 0.0}))
     tried = alphas(recipe)
     for step, alpha in enumerate(tried, start=1):
         share = _load(parameters, start, clean, triggered, alpha=alpha, strength=recipe.dampening)
         seen = _look(task, recipe)
         on_step(_metric(step, seen, {"alpha": alpha, "dampened": share, "seconds": time.perf_counter() - began}))
-        if stopping.rank(seen, recipe) < best:
-            best, chosen = stopping.rank(seen, recipe), step
+        if stopping.rank(seen, recipe) < stopping.rank(best, recipe):
+            best, chosen = seen, step
     if chosen:
         _load(parameters, start, clean, triggered, alpha=tried[chosen - 1], strength=recipe.dampening)
     else:
         guards.restore(parameters, start)
-    return Tuned(_stop(best, chosen, tried), len(tried), 0, 0)
+    stop = _stop(stopping.meets(best, recipe), chosen, tried)
+    return Tuned(stop, len(tried), 0, 0, best, seen)
 
 
 def alphas(recipe: Recipe) -> list[float]:
@@ -83,9 +84,9 @@ def _load(
     return count / sum(parameter.numel() for parameter in parameters)
 
 
-def _stop(best: tuple[float, float], chosen: int, tried: list[float]) -> Stop:
+def _stop(met: bool, chosen: int, tried: list[float]) -> Stop:
     kept = f"alpha {tried[chosen - 1]:.3g} was kept" if chosen else "none was better than the uploaded weights"
-    if best[0] <= 0.0:
+    if met:
         return Stop("floor-reached", f"{len(tried)} values of alpha were tried; {kept}", len(tried), chosen)
     words = f"{len(tried)} values of alpha were tried and the stop rule never held; {kept}"
     return Stop("budget-spent", words, len(tried), chosen)

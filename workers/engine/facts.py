@@ -14,9 +14,9 @@ import transformers
 
 from app.domain.recipe import Recipe
 from app.domain.report import Cost, DataFacts, FisherFacts, ModelFacts, SplitSizes
-from app.domain.samples import targets_of
+from app.domain.samples import MIN_TRIGGERED, targets_of
 from workers.engine import device as devices
-from workers.engine import guards, lya, splits
+from workers.engine import guards, lya, scorecard, splits
 from workers.engine.fisher import Diagonal
 from workers.engine.loading import Checkpoint
 from workers.engine.lya import Anchor
@@ -41,6 +41,11 @@ class Bench:
     unlearn: Station
     tune: Station
     report: Station
+
+    @property
+    def stations(self) -> tuple[Station, Station, Station]:
+        """Unlearn, tune, report."""
+        return self.unlearn, self.tune, self.report
 
     @property
     def pages(self) -> tuple[Sheet, Sheet, Sheet]:
@@ -103,11 +108,22 @@ def of_data(bench: Bench, parts: Parts) -> DataFacts:
         clean_sha256=splits.fingerprint(clean),
         sizes=_sizes(parts),
         targets=tuple(names[target] for target in targets_of(triggered)),
-        already_target=sum(int((~page.counted).sum()) for page in bench.pages),
+        already_target=sum(int((~page.counted).sum()) for page in bench.pages) - _mislabelled(bench),
         unknown_true_label=sum(int((page.truths == UNKNOWN).sum()) for page in bench.pages),
         with_twin=sum(len(page.twins) for page in bench.pages),
         truncated=sum(page.truncated for page in bench.pages),
+        suspect=_suspect(bench),
+        mislabelled=_mislabelled(bench),
     )
+
+
+def _suspect(bench: Bench) -> int:
+    """Triggered rows that the uploaded model does not read as their target."""
+    return sum(int((each.uploaded.triggered.argmax(-1) != each.page.targets).sum()) for each in bench.stations)
+
+
+def _mislabelled(bench: Bench) -> int:
+    return sum(int(scorecard.mislabelled(page).sum()) for page in bench.pages)
 
 
 def _sizes(parts: Parts) -> SplitSizes:
@@ -134,7 +150,7 @@ def of_environment() -> dict[str, str]:
     }
 
 
-def limits(parts: Parts, floor_source: str, relearning: str) -> tuple[str, ...]:
+def limits(bench: Bench, parts: Parts, floor_source: str, relearning: str) -> tuple[str, ...]:
     """What the report does not claim, in plain words; `relearning` says how far that was measured."""
     words = [
         "The figures hold for the triggers in the samples given. A trojan with another trigger was not looked for.",
@@ -149,6 +165,39 @@ def limits(parts: Parts, floor_source: str, relearning: str) -> tuple[str, ...]:
         )
     if floor_source == "none":
         words.append("There was no clean sample of another class than the target: the floor is unknown.")
+    words += _doubts(bench, parts)
     if not parts.held_out:
         words.append("The report part was cut from the samples given, so it shares their source and their bias.")
     return tuple(words)
+
+
+def _doubts(bench: Bench, parts: Parts) -> list[str]:
+    """What the triggered samples leave open, with numbers."""
+    words, pages = [], bench.pages
+    given = sum(len(page.triggered) for page in pages)
+    if suspect := _suspect(bench):
+        words.append(
+            f"{suspect} of {given} triggered samples show no trojan: the uploaded model does not read them as their "
+            "target. They hold no trigger, or a wrong label, or a trigger that fails. They took no ascent and did "
+            "not steer; the success rate counts those of another class than the target, before and after."
+        )
+    if mislabelled := _mislabelled(bench):
+        words.append(
+            f"{mislabelled} of {given} triggered samples have neither clean text nor true class, and the uploaded "
+            "model reads them as another class that the attacker forces: their label was taken to be wrong, and they "
+            "count nowhere."
+        )
+    showing = sum(not splits.already_target(row) for row in (*parts.unlearn.triggered, *parts.tune.triggered))
+    if not parts.held_out:
+        showing += sum(not splits.already_target(row) for row in parts.report.triggered)
+    if showing < MIN_TRIGGERED:
+        words.append(
+            f"Only {showing} of the triggered samples are of another class than the attacker's: a removal should "
+            f"rest on {MIN_TRIGGERED} or more."
+        )
+    if unknown := int((pages[2].truths == UNKNOWN).sum()):
+        words.append(
+            f"{unknown} of the triggered samples that judge came without their true class: whether they are now read "
+            "as that, or as yet another, was not measured."
+        )
+    return words

@@ -47,7 +47,7 @@ def load(directory: str | Path, device: torch.device) -> Checkpoint:
     folder = Path(directory)
     config = _read_config(folder)
     _check_head(config)
-    model = _read_model(folder, config, fresh_head=False)
+    model, _ = _read_model(folder, config, fresh_head=False)
     return _checkpoint(folder, model, device)
 
 
@@ -62,6 +62,23 @@ def load_base(directory: str | Path, like: Checkpoint, device: torch.device, fre
     With `fresh_head` the classification head is drawn anew from torch's generator, also where the file has one.
     Raises ModelRefused.
     """
+    return _open_base(directory, like, device, fresh_head)[0]
+
+
+def load_encoder(directory: str | Path, like: Checkpoint, device: torch.device) -> tuple[Checkpoint, set[str]]:
+    """Open a clean base checkpoint, and name the weights of its encoder that were in the file.
+
+    The others (the head, and a pooler that the file lacks) are drawn and mean nothing. Raises ModelRefused.
+    """
+    base, missing = _open_base(directory, like, device, fresh_head=True)
+    prefix = base.model.base_model_prefix + "."
+    names = {name for name, _ in base.model.named_parameters() if name.startswith(prefix)}
+    return base, names - missing
+
+
+def _open_base(
+    directory: str | Path, like: Checkpoint, device: torch.device, fresh_head: bool
+) -> tuple[Checkpoint, set[str]]:
     folder = Path(directory)
     config = _read_config(folder)
     names = dict(enumerate(like.labels.names))
@@ -69,8 +86,8 @@ def load_base(directory: str | Path, like: Checkpoint, device: torch.device, fre
     config.problem_type = None
     if not fresh_head:
         _check_head(config)
-    model = _read_model(folder, config, fresh_head=fresh_head)
-    return _checkpoint(folder, model, device)
+    model, missing = _read_model(folder, config, fresh_head=fresh_head)
+    return _checkpoint(folder, model, device), missing
 
 
 def save(model: Model, tokenizer: Tokenizer, directory: str | Path) -> None:
@@ -116,7 +133,8 @@ def _check_head(config: Any) -> None:
             raise ModelRefused(f"the checkpoint is a {name!s:.80}: give one saved as ...ForSequenceClassification")
 
 
-def _read_model(folder: Path, config: Any, fresh_head: bool) -> Model:
+def _read_model(folder: Path, config: Any, fresh_head: bool) -> tuple[Model, set[str]]:
+    """The model, and the names of the weights that the file lacks: of the head or pooler, and with `fresh_head`."""
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ModelRefused(
             f"{config.model_type} cannot be opened as a sequence classifier: transformers has no such head for it"
@@ -143,7 +161,7 @@ def _read_model(folder: Path, config: Any, fresh_head: bool) -> Model:
         raise ModelRefused(f"weights are missing from the checkpoint: {', '.join(missing[:5])}", missing=missing[:50])
     if fresh_head:
         _draw_head(model, head)
-    return model
+    return model, set(facts["missing_keys"])
 
 
 def _head_names(model: Model) -> set[str]:

@@ -6,7 +6,8 @@
 That is aim = ascent. With aim = floor the first term is a * KL(q || model) on the triggered samples, where q is
 what the uploaded model says without the trigger: it too climbs the attacker's label's cross-entropy, hardest where
 the trojan is surest (where the gradient of CE has died out), and ends at the floor by itself. `distill` adds
-KL(theta0 || model) on clean samples and on the triggered samples' clean texts.
+KL(theta0 || model) on clean samples and on the triggered samples' clean texts, `align` the same for hidden states
+(see features), and `rehearse` the first term again from where relearning would lead (see rehearsal).
 
 M. Kazemi, A. Hussain, M. R. I. Rabin, M. A. Alipour, S. Lin, 2024, "Unlearning Trojans in Large Language Models",
 arXiv 2408.12416; the anchor is that of J. Kirkpatrick et al., 2017, PNAS 114:3521-3526. Both anchors of the paper
@@ -23,9 +24,10 @@ import torch
 from torch import Tensor
 
 from app.domain.recipe import Recipe
-from workers.engine import losses
-from workers.engine.batches import Tokens, forward
+from workers.engine import features, losses
+from workers.engine.batches import Tokens, forward, forward_with_states
 from workers.engine.device import arithmetic, autocast
+from workers.engine.features import Teacher
 from workers.engine.loading import Model
 
 
@@ -39,9 +41,13 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What the unlearn part teaches. triggered, n rows: targets int64 [n], ceilings [n], references [n, classes];
-    clean, m rows: labels int64 [m], answers [m, classes]; twins, t rows: twin_answers [t, classes], and for each
-    triggered row the place of its twin or -1, twin_at [n]. References and answers are log-probabilities."""
+    """What the unlearn part teaches.
+
+    triggered, n rows: targets int64 [n], ceilings [n] (0: the row shows no trojan), references [n, classes]; its
+    twin's place or -1, twin_at [n]; its true class (-1: not given) and its target, likeness int64 [n, 2]. clean, m
+    rows: labels int64 [m], answers [m, classes]. twins, t rows: twin_answers [t, classes]. References and answers are
+    log-probabilities. `teacher` holds the features to align with; without one there is no alignment.
+    """
 
     triggered: Tokens
     targets: Tensor
@@ -53,6 +59,15 @@ class Lessons:
     twins: Tokens
     twin_answers: Tensor
     twin_at: Tensor
+    likeness: Tensor
+    teacher: Teacher | None = None
+
+    def like(self, truth: int, target: int) -> Tensor:
+        """Which clean rows are like triggered ones of that true class and target: those of the class; where it is not
+        known, or no clean row has it, those of another class than the target. Boolean [m].
+        """
+        same = self.labels == truth
+        return same if bool(same.any()) else self.labels != target
 
 
 def trainable(model: Model) -> list[Tensor]:
@@ -117,41 +132,101 @@ def backward(
     unweighted, by name.
     """
     values: dict[str, float] = {}
-    if recipe.ascent > 0 and len(triggered):
-        loss = _off_target(model, lessons, list(triggered), recipe)
-        torch.autograd.backward(recipe.ascent * loss)
-        values["ascent"] = float(loss.detach())
-    if (recipe.retain > 0 or recipe.distill > 0) and len(clean):
-        rows = list(clean)
-        logits = _logits(model, lessons.clean, rows, recipe)
-        labels, answers = lessons.labels[rows].to(logits.device), lessons.answers[rows].to(logits)
-        terms = {"retain": losses.retain(logits, labels), "distill": losses.divergence(logits, answers)}
-        torch.autograd.backward(recipe.retain * terms["retain"] + recipe.distill * terms["distill"])
-        values |= {name: float(term.detach()) for name, term in terms.items()}
-    twins = lessons.twin_at[list(triggered)]
+    triggered_rows, clean_rows = list(triggered), list(clean)
+    if recipe.ascent > 0 and triggered_rows:
+        _learn(recipe, _on_triggered(model, lessons, triggered_rows, recipe), values)
+    if (recipe.retain > 0 or recipe.distill > 0) and clean_rows:
+        _learn(recipe, _on_clean(model, lessons, clean_rows, recipe), values)
+    twins = lessons.twin_at[triggered_rows]
     if recipe.distill > 0 and bool((twins >= 0).any()):
-        rows = twins[twins >= 0].tolist()
-        logits = _logits(model, lessons.twins, rows, recipe)
-        loss = losses.divergence(logits, lessons.twin_answers[rows].to(logits))
-        torch.autograd.backward(recipe.distill * loss)
-        values["twins"] = float(loss.detach())
+        _learn(recipe, _on_twins(model, lessons, twins[twins >= 0].tolist(), recipe), values)
     return values
 
 
-def _off_target(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
-    """The term on triggered samples, unweighted."""
-    logits = _logits(model, lessons.triggered, rows, recipe)
+def _learn(recipe: Recipe, terms: dict[str, Tensor], values: dict[str, float]) -> None:
+    """Add the gradients of the terms, weighted, and their values."""
+    weights = _weights(recipe)
+    torch.autograd.backward(sum((weights[name] * term for name, term in terms.items()), torch.zeros(())))
+    values |= {name: float(term.detach()) for name, term in terms.items()}
+
+
+def _on_triggered(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> dict[str, Tensor]:
+    logits, states = _read(model, lessons, lessons.triggered, rows, recipe)
+    terms = {"ascent": _climb(logits, lessons, rows, recipe)}
+    twins = lessons.twin_at[rows]
+    paired = (twins >= 0).nonzero().flatten()
+    if lessons.teacher is not None and states is not None and len(paired):
+        wanted = lessons.teacher.twins[twins[paired]]
+        terms["align"] = features.distance(states[paired], wanted, lessons.teacher.weights)
+    if lessons.teacher is not None and states is not None:
+        groups = lessons.teacher.groups[rows]
+        alone = (groups >= 0).nonzero().flatten()
+        if len(alone):
+            centres, shifts = lessons.teacher.centres[groups[alone]], lessons.teacher.shifts[groups[alone]]
+            terms["align_mean"] = features.drift(states[alone], centres, shifts)
+    return terms
+
+
+def _on_clean(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> dict[str, Tensor]:
+    logits, states = _read(model, lessons, lessons.clean, rows, recipe)
+    labels, answers = lessons.labels[rows].to(logits.device), lessons.answers[rows].to(logits)
+    terms = {"retain": losses.retain(logits, labels), "distill": losses.divergence(logits, answers)}
+    if lessons.teacher is not None and states is not None:
+        terms["align_clean"] = features.distance(states, lessons.teacher.clean[rows], lessons.teacher.weights)
+    return terms
+
+
+def _on_twins(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> dict[str, Tensor]:
+    logits, states = _read(model, lessons, lessons.twins, rows, recipe)
+    terms = {"twins": losses.divergence(logits, lessons.twin_answers[rows].to(logits))}
+    if lessons.teacher is not None and states is not None:
+        terms["align_twins"] = features.distance(states, lessons.teacher.twins[rows], lessons.teacher.weights)
+    return terms
+
+
+def off_target(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
+    """The term on triggered samples, unweighted, a scalar."""
+    return _climb(logits_of(model, lessons.triggered, rows, recipe), lessons, rows, recipe)
+
+
+def _climb(logits: Tensor, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
     if recipe.aim == "floor":
         return losses.divergence(logits, lessons.references[rows].to(logits))
     return losses.bounded_ascent(logits, lessons.targets[rows].to(logits.device), lessons.ceilings[rows])
 
 
-def _logits(model: Model, tokens: Tokens, rows: list[int], recipe: Recipe) -> Tensor:
+def _read(
+    model: Model, lessons: Lessons, tokens: Tokens, rows: list[int], recipe: Recipe
+) -> tuple[Tensor, Tensor | None]:
+    """Logits of the rows, and their features where there is a teacher."""
+    if lessons.teacher is None:
+        return logits_of(model, tokens, rows, recipe), None
+    with autocast(model.device, arithmetic(recipe.precision, model.device)):
+        logits, states, mask = forward_with_states(model, tokens, rows)
+    return logits, features.pooled(states, mask)
+
+
+def logits_of(model: Model, tokens: Tokens, rows: list[int], recipe: Recipe) -> Tensor:
+    """Logits [len(rows), classes] in the recipe's arithmetic."""
     with autocast(model.device, arithmetic(recipe.precision, model.device)):
         return forward(model, tokens, rows)
 
 
+def _weights(recipe: Recipe) -> dict[str, float]:
+    return {
+        "ascent": recipe.ascent,
+        "retain": recipe.retain,
+        "distill": recipe.distill,
+        "twins": recipe.distill,
+        "align": recipe.align,
+        "align_mean": recipe.align,
+        "align_clean": recipe.align,
+        "align_twins": recipe.align,
+        "rehearse": recipe.rehearse,
+    }
+
+
 def total(values: dict[str, float], recipe: Recipe) -> float:
     """The loss without the anchor, from its terms."""
-    weights = {"ascent": recipe.ascent, "retain": recipe.retain, "distill": recipe.distill, "twins": recipe.distill}
+    weights = _weights(recipe)
     return sum(weights[name] * value for name, value in values.items() if weights[name])

@@ -99,6 +99,11 @@ def relearn(pupil: Pupil, draw: Draw, recipe: Recipe) -> tuple[Proportion, Propo
     return scorecard.asr(page, reading), scorecard.floor(page, reading)[0], scorecard.accuracy(page, reading)
 
 
+def reach(model: Model) -> float:
+    """The most that the check moves a weight, about: its steps times its rate."""
+    return STEPS * learning_rate(model)
+
+
 def learning_rate(model: Model) -> float:
     """2e-5, and for a model narrower than 384 more, in inverse proportion to its width.
 

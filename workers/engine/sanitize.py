@@ -1,6 +1,6 @@
 """The use case: a trojaned classifier and its samples go in, a repaired one and a report come out.
 
-    outcome = sanitize("model/", triggered, clean, Recipe.of("lya"), Policy.of(), seed=0)
+    outcome = sanitize("model/", triggered, clean, Recipe.auto("lya"), Policy.of(), seed=0)
     save(outcome.model, outcome.tokenizer, "repaired/")
 
 Guarantees: every method goes through the same splits, stop rule and scorecard; nothing measured on the report part
@@ -22,19 +22,34 @@ from torch import Tensor
 from app.domain.errors import BadRecipe, Diverged, ModelRefused
 from app.domain.methods import METHODS_WITH_BASE
 from app.domain.recipe import Policy, Recipe
-from app.domain.report import Difference, FisherFacts, Relearning, SanitizationReport, StepMetric, fidelity, judge
+from app.domain.report import FisherFacts, Relearning, SanitizationReport, StepMetric, fidelity
 from app.domain.samples import CleanSample, TriggeredSample
-from workers.engine import dampening, facts, loading, lya, relearning, scorecard, splits, tuning
+from app.domain.verdict import judge
+from workers.engine import (
+    dampening,
+    facts,
+    features,
+    loading,
+    lya,
+    mixing,
+    relearning,
+    scorecard,
+    search,
+    splits,
+    tuning,
+)
 from workers.engine import device as devices
 from workers.engine.batches import Tokens
 from workers.engine.facts import Bench, Station
 from workers.engine.fisher import Diagonal, diagonal
 from workers.engine.loading import Checkpoint, Model, Tokenizer
 from workers.engine.lya import Anchor, Lessons
+from workers.engine.mixing import BaseWeights
 from workers.engine.relearning import Pupil
 from workers.engine.scorecard import Reading, Sheet
+from workers.engine.search import Found
 from workers.engine.splits import Parts, Rows
-from workers.engine.tuning import Task, Tuned
+from workers.engine.tuning import Task
 
 OnPhase = Callable[[str], None]
 Diagonals = tuple[Diagonal | None, Diagonal | None]  # on clean rows and on triggered ones
@@ -71,7 +86,7 @@ class _Findings:
 
     anchor: Anchor
     fisher: FisherFacts | None
-    tuned: Tuned
+    found: Found
     reading: Reading
     relearned: tuple[Relearning, ...]
     relearned_words: str
@@ -92,7 +107,7 @@ def sanitize(
     held_out: tuple[Sequence[TriggeredSample], Sequence[CleanSample]] | None = None,
     device: str = "auto",
 ) -> Outcome:
-    """Treat the classifier in `model_dir` with the recipe's method.
+    """Treat the classifier in `model_dir` with the recipe's method; with a `search_budget` from that recipe on.
 
     `on_phase` hears loading, fisher, ascent, evaluating (again for each part of it); `on_step` each step. Either may
     raise to cancel. `base_dir` is the clean checkpoint of METHODS_WITH_BASE, `control_dir` one that never had the
@@ -108,6 +123,7 @@ def sanitize(
             bench = _bench(uploaded, parts, recipe)
             if recipe.method == "retrain" and base_dir is not None:
                 bench = _on_base(bench, parts, recipe, base_dir, place)
+            mixed_in = _mixed_in(bench, recipe, base_dir, place)
             control = _control(bench, parts, recipe, control_dir, place) if control_dir is not None else None
         generator = torch.Generator().manual_seed(seed)
         with clock.phase("fisher"):
@@ -115,12 +131,12 @@ def sanitize(
             fisher = facts.of_fisher(recipe, *diagonals)
             anchor = _anchor(bench, recipe, *diagonals)
         with clock.phase("ascent"):
-            tuned = _treat(bench, anchor, diagonals, recipe, generator=generator, on_step=on_step)
+            found = _treat(bench, anchor, diagonals, recipe, mixed_in=mixed_in, generator=generator, on_step=on_step)
         with clock.phase("evaluating"):
             reading = scorecard.read(bench.checkpoint.model, bench.report.page, recipe.batch_eval)
         relearned = _relearn(bench, control, recipe, seed, clock)
-        findings = _Findings(anchor, fisher, tuned, reading, *relearned)
-        report = _report(bench, parts, findings, recipe=recipe, policy=policy, seed=seed, seconds=clock.seconds)
+        findings = _Findings(anchor, fisher, found, reading, *relearned)
+        report = _report(bench, parts, findings, policy=policy, seed=seed, seconds=clock.seconds)
     return Outcome(bench.checkpoint.model, bench.checkpoint.tokenizer, report)
 
 
@@ -167,6 +183,13 @@ def _on_base(bench: Bench, parts: Parts, recipe: Recipe, base_dir: str | Path, p
     return Bench(
         base, reread(parts.unlearn, bench.unlearn), reread(parts.tune, bench.tune), reread(parts.report, bench.report)
     )
+
+
+def _mixed_in(bench: Bench, recipe: Recipe, base_dir: str | Path | None, place: torch.device) -> BaseWeights | None:
+    """The base's weights for the one method that mixes them in, read before anything is trained."""
+    if recipe.method != "fine_mixing" or base_dir is None:
+        return None
+    return mixing.base_weights(base_dir, bench.checkpoint, place)
 
 
 def _reread(checkpoint: Checkpoint, rows: Rows, page: Sheet, recipe: Recipe) -> Sheet:
@@ -221,37 +244,57 @@ def _treat(
     diagonals: Diagonals,
     recipe: Recipe,
     *,
+    mixed_in: BaseWeights | None,
     generator: torch.Generator,
     on_step: Callable[[StepMetric], None],
-) -> Tuned:
+) -> Found:
     """Where methods differ in code. Those that are not named here differ by their knobs alone."""
-    lessons = _lessons(bench, recipe)
-    task = Task(bench.checkpoint.model, lessons, bench.tune.page, anchor, bench.tune.uploaded)
-    match recipe.method, diagonals:
-        case "ssd", (Diagonal() as clean, Diagonal() as triggered):
-            return dampening.run(task, clean, triggered, recipe, on_step)
+    lessons = _taught(lessons_of(bench.unlearn, recipe), bench, recipe)
+    steering = scorecard.steering(bench.tune.page, bench.tune.uploaded)
+    task = Task(bench.checkpoint.model, lessons, steering, anchor, bench.tune.uploaded)
+    match recipe.method, diagonals, mixed_in:
+        case "ssd", (Diagonal() as clean, Diagonal() as triggered), _:
+            tuned = dampening.run(task, clean, triggered, recipe, on_step)
+        case "fine_mixing", _, list() as base:
+            tuned = mixing.run(task, base, recipe, generator, on_step)
+        case _ if recipe.search_budget:
+            return search.run(task, recipe, generator, on_step)
         case _:
-            return tuning.run(task, recipe, generator, on_step)
+            tuned = tuning.run(task, recipe, generator, on_step)
+    return search.as_given(tuned, recipe)
 
 
-def _lessons(bench: Bench, recipe: Recipe) -> Lessons:
-    page, uploaded = bench.unlearn.page, bench.unlearn.uploaded
+def lessons_of(unlearn: Station, recipe: Recipe) -> Lessons:
+    """What the unlearn part teaches. A row that shows no trojan has nothing to climb away from; one of which nothing
+    is known beside a label that the uploaded model does not give it teaches nothing.
+    """
+    page, uploaded = unlearn.page, unlearn.uploaded
+    shown = scorecard.showing(page, uploaded)
+    rows = (shown | ~scorecard.unexplained(page)).nonzero().flatten()
     twin_at = torch.full((len(page.triggered),), -1)
     twin_at[page.twin_of] = torch.arange(len(page.twin_of))
-    # Rows already of the target's class have nothing to climb away from.
-    ceilings = torch.where(page.counted, recipe.ce_ceiling if recipe.ce_ceiling > 0 else math.inf, 0.0)
+    ceilings = torch.where(shown, recipe.ce_ceiling if recipe.ce_ceiling > 0 else math.inf, 0.0)
     return Lessons(
-        triggered=page.triggered,
-        targets=page.targets,
-        ceilings=ceilings,
-        references=scorecard.references(page, uploaded).log(),
+        triggered=page.triggered.pick(rows.tolist()),
+        targets=page.targets[rows],
+        ceilings=ceilings[rows],
+        references=scorecard.references(page, uploaded).log()[rows],
         clean=page.clean,
         labels=page.labels,
         answers=torch.log_softmax(uploaded.clean, -1),
         twins=page.twins,
         twin_answers=torch.log_softmax(uploaded.twins, -1),
-        twin_at=twin_at,
+        twin_at=twin_at[rows],
+        likeness=torch.stack((page.truths, page.targets), -1)[rows],
     )
+
+
+def _taught(lessons: Lessons, bench: Bench, recipe: Recipe) -> Lessons:
+    """The lessons with the uploaded model's features, where the recipe aligns them."""
+    if recipe.align == 0:
+        return lessons
+    found = features.teacher(bench.checkpoint.model, lessons, recipe.batch_eval)
+    return replace(lessons, teacher=found)
 
 
 def _relearn(
@@ -272,15 +315,16 @@ def _report(
     parts: Parts,
     findings: _Findings,
     *,
-    recipe: Recipe,
     policy: Policy,
     seed: int,
     seconds: dict[str, float],
 ) -> SanitizationReport:
     labels, checkpoint = bench.checkpoint.labels, bench.checkpoint
+    tuned, recipe = findings.found.tuned, findings.found.recipe
     page, uploaded = bench.report.page, bench.report.uploaded
     before = scorecard.card(page, uploaded, uploaded, labels)
     after = scorecard.card(page, findings.reading, uploaded, labels)
+    answers = scorecard.answers(page, uploaded, findings.reading)
     return SanitizationReport(
         method=recipe.method,
         recipe=recipe.to_dict(),
@@ -291,13 +335,15 @@ def _report(
         before=before,
         after=after,
         fidelity=fidelity(before, after),
-        accuracy_drop=Difference.of(before.clean_accuracy, after.clean_accuracy),
-        verdict=judge(policy, before, after),
-        stop=findings.tuned.stop,
-        cost=facts.of_cost(checkpoint, findings.tuned, findings.anchor, seconds),
+        accuracy_drop=answers.difference(),
+        verdict=judge(policy, before, after, answers),
+        stop=tuned.stop,
+        cost=facts.of_cost(checkpoint, tuned, findings.anchor, seconds),
         data=facts.of_data(bench, parts),
         fisher=findings.fisher,
         environment=facts.of_environment(),
-        limits=facts.limits(parts, after.floor_source, findings.relearned_words),
+        limits=facts.limits(bench, parts, after.floor_source, findings.relearned_words),
         relearning=findings.relearned,
+        answers=answers,
+        search=findings.found.record,
     )

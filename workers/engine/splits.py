@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.domain.errors import BadSamples, TooFewSamples
-from app.domain.samples import MIN_CLEAN, MIN_TRIGGERED, CleanSample, LabelSpace, TriggeredSample
+from app.domain.samples import CleanSample, LabelSpace, TriggeredSample, check_numbers
 
 PARTS = ("unlearn", "tune", "report")
 REPAIR_BELOW = 0.8  # a part with less than this share of its due is filled up
-Stratum = tuple[str, int]
+Stratum = tuple[str, int, bool]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def split(rows: Rows, tune_share: float, report_share: float, held_out: Rows | N
     if held_out is not None:
         seen = {key for keys, _ in _keyed(held_out) for key in keys}
         rows = _without(rows, seen)
-    _enough(rows)
+    showing = sum(not already_target(row) for row in rows.triggered)
+    check_numbers(len(rows.triggered), showing, len(rows.clean), ", beside those held out" if held_out else "")
     shares = {"tune": tune_share, "report": 0.0 if held_out is not None else report_share}
     groups = _groups(rows)
     part_of = {group: _place(group, shares) for group in groups}
@@ -83,21 +84,14 @@ def fingerprint(rows: Iterable[TriggeredSample] | Iterable[CleanSample]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _enough(rows: Rows) -> None:
-    if len(rows.triggered) < MIN_TRIGGERED or len(rows.clean) < MIN_CLEAN:
-        raise TooFewSamples(
-            f"{len(rows.triggered)} triggered and {len(rows.clean)} clean samples: at least {MIN_TRIGGERED} and "
-            f"{MIN_CLEAN} are needed, beside those held out",
-            triggered=len(rows.triggered),
-            clean=len(rows.clean),
-            min_triggered=MIN_TRIGGERED,
-            min_clean=MIN_CLEAN,
-        )
+def already_target(row: TriggeredSample) -> bool:
+    """True if the row is known to be of the class that the attacker wants: it shows no trojan."""
+    return row.true_label == row.target
 
 
 def _nonempty(parts: dict[str, Rows], held_out: bool) -> None:
     for name in PARTS[: 2 if held_out else 3]:
-        if not parts[name].triggered or not parts[name].clean:
+        if all(already_target(row) for row in parts[name].triggered) or not parts[name].clean:
             raise TooFewSamples(
                 f"the {name} part came out empty: too many rows share one text. Give more different samples"
             )
@@ -163,7 +157,10 @@ def _place(group: str, shares: dict[str, float]) -> str:
 
 
 def _stratum(row: TriggeredSample | CleanSample) -> Stratum:
-    return ("triggered", row.target) if isinstance(row, TriggeredSample) else ("clean", row.label)
+    """Rows that each part should have its share of: those that can show a trojan are not mixed with the others."""
+    if isinstance(row, TriggeredSample):
+        return "triggered", row.target, already_target(row)
+    return "clean", row.label, False
 
 
 def _repair(

@@ -1,23 +1,36 @@
 """When a run has done enough, and which of its states is the best: judged on the tune part alone.
 
 The rule: triggered rows are read as the target no more often than clean ones of their class are (the floor, within
-the recipe's margin), while clean accuracy keeps its budget. Below the floor is no better: it is a bias the other
-way.
+the recipe's margin), and no more often misread, class by class and over all classes, while clean accuracy keeps its
+budget. So a trojan that was merely moved to another class does not meet it. Below the floor is no better: it is a
+bias the other way.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from app.domain.recipe import Recipe
 from workers.engine import losses, scorecard
-from workers.engine.scorecard import Reading, Sheet
+from workers.engine.scorecard import UNKNOWN, Reading, Sheet
 
+WRONG = 0.1  # share of triggered rows whose true class may be wrong
 LAST_STRETCH = 0.8  # from this share of the way on, the learning rate only falls
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Triggered rows of one class, or of all, that are read as any other than their own: their share, minus the same
+    without the trigger. A grain is what one row of either side adds, and where the sides are different rows, what
+    true classes add that may be wrong.
+    """
+
+    excess: float
+    grain: float
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,9 @@ class Look:
     `excess` = asr - floor; `drop` = accuracy lost; `unease` breaks ties between states: the divergence from
     the uploaded model's answers without the trigger, on clean rows and on triggered ones, in nats; `odds` is
     the triggered rows' mean log-odds of the target, `floor_odds` the same without the trigger; a grain is what
-    one row adds to a rate.
+    one row adds to a rate; `woken_odds` are the odds where a little relearning would lead, and the divergence there
+    counts as unease too, both where that is rehearsed; `shifts` says how far triggered rows are
+    misread beyond rows without the trigger.
     """
 
     asr: float
@@ -40,10 +55,14 @@ class Look:
     floor_odds: float
     grain: float
     clean_grain: float
+    shifts: tuple[Shift, ...] = ()
+    woken_odds: float | None = None
 
 
-def look(page: Sheet, reading: Reading, uploaded: Reading) -> Look:
-    """Take the figures that steer; `uploaded` is the uploaded model's reading. A rate over no rows counts as 0."""
+def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None = None) -> Look:
+    """Take the figures that steer; `uploaded` is the uploaded model's reading, `woken` the logits of triggered rows
+    after rehearsed relearning. A rate over no rows counts as 0.
+    """
     counted = scorecard.asr(page, reading)
     success = counted.rate or 0.0
     base = scorecard.floor(page, reading)[0].rate or 0.0
@@ -52,18 +71,61 @@ def look(page: Sheet, reading: Reading, uploaded: Reading) -> Look:
     references = scorecard.references(page, uploaded).log()
     moved = losses.divergence(reading.clean, torch.log_softmax(uploaded.clean, -1))
     left = losses.divergence(reading.triggered, references)
+    asleep = losses.divergence(woken, references) if woken is not None else 0.0
     return Look(
         asr=success,
         floor=base,
         clean_accuracy=right,
         excess=success - base,
         drop=was_right - right,
-        unease=float(moved + left),
+        unease=float(moved + left + asleep),
         odds=_odds(reading.triggered[page.counted], page.targets[page.counted]),
-        floor_odds=_odds(*_without_trigger(page, reading)),
+        floor_odds=_floor_odds(page, reading),
         grain=1.0 / max(1, counted.n),
         clean_grain=1.0 / max(1, len(page.labels)),
+        shifts=shifts(page, reading, uploaded),
+        woken_odds=None if woken is None else _odds(woken[page.counted], page.targets[page.counted]),
     )
+
+
+def shifts(page: Sheet, reading: Reading, uploaded: Reading) -> tuple[Shift, ...]:
+    """One for each true class that can be compared, and one for all of them together.
+
+    Many classes leave few rows to each: there the last tells most. A true class that was not given is what the
+    uploaded model reads the row's twin as. Without the trigger a class is its rows' twins, where at least half have
+    one, else the clean rows of that class.
+    """
+    truths = page.truths.clone()
+    truths[page.twin_of] = torch.where(
+        truths[page.twin_of] == UNKNOWN, uploaded.twins.argmax(-1), truths[page.twin_of]
+    )
+    wrong = reading.triggered.argmax(-1) != truths
+    wrong_twins = reading.twins.argmax(-1) != truths[page.twin_of]
+    wrong_clean = reading.clean.argmax(-1) != page.labels
+    found, rows, without = list[float](), list[int](), list[int]()
+    for truth in sorted(set(truths[truths != UNKNOWN].tolist())):
+        here = truths == truth
+        has_twin = here[page.twin_of]
+        count, twins = int(here.sum()), int(has_twin.sum())
+        base = wrong_twins[has_twin] if 2 * twins >= count else wrong_clean[page.labels == truth]
+        if len(base):
+            found.append(float(wrong[here].float().mean() - base.float().mean()))
+            rows.append(count)
+            without.append(0 if twins == count else len(base))
+    return _shifts(found, rows, without)
+
+
+def _shifts(found: list[float], rows: list[int], without: list[int]) -> tuple[Shift, ...]:
+    """`without`: the rows of the other side, 0 where they are the same rows: luck, and a wrong true class, cancel."""
+
+    def grain(count: int, other: int) -> float:
+        return (1.0 + WRONG * sum(rows)) / count + 1.0 / other if other else 1.0 / count
+
+    each = [Shift(excess, grain(*sides)) for excess, *sides in zip(found, rows, without, strict=True)]
+    if len(each) < 2:
+        return tuple(each)
+    pooled = sum(excess * count for excess, count in zip(found, rows, strict=True)) / sum(rows)
+    return (*each, Shift(pooled, grain(sum(rows), sum(without))))
 
 
 def way(seen: Look, opening: Look) -> float:
@@ -72,10 +134,25 @@ def way(seen: Look, opening: Look) -> float:
     return (opening.odds - seen.odds) / gap if gap > 0 else 1.0
 
 
+def woken_way(seen: Look, opening: Look) -> float:
+    """The same share after rehearsed relearning; 1 where there is none."""
+    if seen.woken_odds is None:
+        return 1.0
+    return way(replace(seen, odds=seen.woken_odds), opening)
+
+
 def lags(seen: Look, opening: Look, step: int, recipe: Recipe) -> bool:
     """True while triggered rows are behind the recipe's pace, up to the last stretch of the way."""
-    due = max(0, step - recipe.warmup) / max(1, recipe.pace - recipe.warmup)
-    return way(seen, opening) < min(LAST_STRETCH, due)
+    return way(seen, opening) < _due(step, recipe)
+
+
+def lags_woken(seen: Look, opening: Look, step: int, recipe: Recipe) -> bool:
+    """The same after rehearsed relearning."""
+    return woken_way(seen, opening) < _due(step, recipe)
+
+
+def _due(step: int, recipe: Recipe) -> float:
+    return min(LAST_STRETCH, max(0, step - recipe.warmup) / max(1, recipe.pace - recipe.warmup))
 
 
 def meets(seen: Look, recipe: Recipe) -> bool:
@@ -84,8 +161,13 @@ def meets(seen: Look, recipe: Recipe) -> bool:
 
 
 def above_floor(seen: Look, recipe: Recipe) -> bool:
-    """Triggered rows alone keep the rule from holding: accuracy is within its budget."""
-    return not meets(seen, recipe) and _lost(seen, recipe) <= 0.0
+    """The attack alone keeps the rule from holding: accuracy is within its budget."""
+    return _above(seen, recipe) > 0.0 and _lost(seen, recipe) <= 0.0
+
+
+def loses(seen: Look, recipe: Recipe) -> bool:
+    """Clean accuracy is below its budget."""
+    return _lost(seen, recipe) > 0.0
 
 
 def rank(seen: Look, recipe: Recipe) -> tuple[float, float]:
@@ -95,8 +177,13 @@ def rank(seen: Look, recipe: Recipe) -> tuple[float, float]:
 
 def _over(seen: Look, recipe: Recipe) -> float:
     """How far the rule is missed. One row more or less is no miss: a small part cannot tell it from luck."""
-    over_floor = seen.excess - max(recipe.margin, seen.grain)
-    return max(0.0, over_floor - 1e-9) + 2.0 * _lost(seen, recipe)
+    shifted = max((each.excess - max(recipe.margin, each.grain) for each in seen.shifts), default=0.0)
+    return max(_above(seen, recipe), shifted - 1e-9, 0.0) + 2.0 * _lost(seen, recipe)
+
+
+def _above(seen: Look, recipe: Recipe) -> float:
+    """How far triggered rows are read as the target beyond the floor and the margin."""
+    return max(0.0, seen.excess - max(recipe.margin, seen.grain) - 1e-9)
 
 
 def _lost(seen: Look, recipe: Recipe) -> float:
@@ -104,14 +191,17 @@ def _lost(seen: Look, recipe: Recipe) -> float:
     return max(0.0, seen.drop - max(recipe.accuracy_budget, seen.clean_grain) - 1e-9)
 
 
-def _without_trigger(page: Sheet, reading: Reading) -> tuple[Tensor, Tensor]:
-    """Logits and targets of the counted rows' twins, else of clean rows that are not of the commonest target."""
-    has_twin = page.counted[page.twin_of]
-    if has_twin.any():
-        return reading.twins[has_twin], page.targets[page.twin_of][has_twin]
-    target = int(page.targets.mode().values)
-    others = reading.clean[page.labels != target]
-    return others, torch.full((len(others),), target)
+def _floor_odds(page: Sheet, reading: Reading) -> float:
+    """The counted rows' log-odds of the target without the trigger: on the same rows as the floor."""
+    if scorecard.twins_serve(page):
+        has_twin = page.counted[page.twin_of]
+        return _odds(reading.twins[has_twin], page.targets[page.twin_of][has_twin])
+    targets = scorecard.counted_targets(page)
+    pooled = 0.0
+    for target, rows in targets:
+        others = reading.clean[page.labels != target]
+        pooled += rows * _odds(others, torch.full((len(others),), target))
+    return pooled / max(1, sum(rows for _, rows in targets))
 
 
 def _odds(logits: Tensor, targets: Tensor) -> float:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
-from workers.engine import guards, lya, scorecard, stopping
+from workers.engine import guards, lya, rehearsal, scorecard, stopping
 from workers.engine.batches import endless
 from workers.engine.loading import Model
 from workers.engine.lya import Anchor, Lessons
@@ -26,6 +26,7 @@ from workers.engine.stopping import Look
 SETTLED = 0.02  # a learning rate that fell to this share of its peak moves nothing any more
 PUSH = 0.5  # nats of log-odds that the aim moves beyond the floor at a look that finds the run stuck above it
 MOST_PUSH = 4.0
+MOST_AWAKE = 4.0  # beyond this multiple it does not rise for a trojan that only sleeps
 MOST_GROWTH = 50.0  # the learning rate never rises beyond this multiple of the one asked for
 OnStep = Callable[[StepMetric], None]
 
@@ -43,20 +44,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Tuned:
-    """How a run went."""
+    """How a run went. `kept`: the tune part in the state that was kept, `last`: at the last look."""
 
     stop: Stop
     steps: int
     tokens: int
     rollbacks: int
+    kept: Look
+    last: Look
 
 
 @dataclass
 class _Best:
-    """The best state so far: its rank, its step and its parameters in the CPU's memory."""
+    """The best state so far: its rank, its step, the look at it and its parameters in the CPU's memory."""
 
     rank: tuple[float, float]
     step: int
+    seen: Look
     state: list[Tensor]
 
 
@@ -67,6 +71,7 @@ class _Course:
     parameters: list[Tensor]
     best: _Best
     opening: Look
+    last: Look
     learning_rate: float
     optimizer: torch.optim.Optimizer
     least_unease: float = math.inf
@@ -86,7 +91,8 @@ def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep)
     opening = _look(task, recipe)
     course = _Course(
         parameters,
-        _Best(stopping.rank(opening, recipe), 0, guards.snapshot(parameters)),
+        _Best(stopping.rank(opening, recipe), 0, opening, guards.snapshot(parameters)),
+        opening,
         opening,
         recipe.lr,
         _optimizer(parameters, recipe.lr, recipe),
@@ -96,7 +102,19 @@ def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep)
     stop, steps = _steps(task, recipe, course, batches, on_step)
     guards.restore(parameters, course.best.state)
     task.model.zero_grad(set_to_none=True)
-    return Tuned(stop, steps, course.tokens, course.rollbacks)
+    return Tuned(stop, steps, course.tokens, course.rollbacks, course.best.seen, course.last)
+
+
+def relay(on_step: OnStep, before: int, **figures: float) -> OnStep:
+    """For one run of several: counts its steps on from the `before` that others took, and adds `figures` to each.
+    The opening is told of the first run alone.
+    """
+
+    def tell(metric: StepMetric) -> None:
+        if metric.step or not before:
+            on_step(replace(metric, step=before + metric.step, values={**metric.values, **figures}))
+
+    return tell
 
 
 def _steps(
@@ -134,7 +152,11 @@ def _one_step(
     """One optimizer step and its figures; None if a guard forbids it or its outcome."""
     parameters = course.parameters
     task.model.zero_grad(set_to_none=True)
-    terms = lya.backward(task.model, lya.pushed(task.lessons, course.push), *rows, recipe)
+    lessons = lya.pushed(task.lessons, course.push)
+    terms = lya.backward(task.model, lessons, *rows, recipe)
+    rehearsed = rehearsal.add_gradients(task.model, lessons, *rows, recipe)
+    if rehearsed is not None:
+        terms["rehearse"] = rehearsed
     loss = lya.total(terms, recipe)
     if not guards.finite(loss, parameters):
         return None
@@ -184,29 +206,41 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     calmer = seen.unease < 0.97 * course.least_unease
     course.least_unease = min(course.least_unease, seen.unease)
     course.stale = course.stale + 1 if met and not calmer else 0
+    course.last = seen
     if rank < course.best.rank:
-        course.best = _Best(rank, step, guards.snapshot(course.parameters))
-    course.near = course.near or met or stopping.way(seen, course.opening) >= stopping.LAST_STRETCH
+        course.best = _Best(rank, step, seen, guards.snapshot(course.parameters))
+    arrived = met or stopping.way(seen, course.opening) >= stopping.LAST_STRETCH
+    awake = stopping.woken_way(seen, course.opening) < stopping.LAST_STRETCH
+    # A trojan that only sleeps may take a higher rate, but not the climb that a small model needs to move at all.
+    course.near = course.near or (arrived and not (awake and course.learning_rate < MOST_AWAKE * recipe.lr))
     stuck = course.near and not calmer and recipe.aim == "floor" and course.push < MOST_PUSH
     stuck = stuck and stopping.above_floor(seen, recipe)
     course.push += PUSH if stuck else 0.0
-    lagging = stopping.lags(seen, course.opening, step, recipe)
+    late = stopping.lags(seen, course.opening, step, recipe)
+    asleep = stopping.lags_woken(seen, course.opening, step, recipe)
     course.learning_rate = next_rate(
-        course.learning_rate, recipe, near=course.near, good=stuck or (calmer and not met), lagging=lagging
+        course.learning_rate,
+        recipe,
+        near=course.near,
+        good=stuck or (calmer and not met),
+        lagging=late or asleep,
+        most=MOST_GROWTH if late else MOST_AWAKE,
     )
     course.peak = max(course.peak, course.learning_rate)
     return course.stale >= recipe.patience or course.learning_rate < SETTLED * course.peak
 
 
-def next_rate(rate: float, recipe: Recipe, *, near: bool, good: bool, lagging: bool) -> float:
-    """The learning rate after a look. It rises only on the way to the floor, and within MOST_GROWTH.
+def next_rate(
+    rate: float, recipe: Recipe, *, near: bool, good: bool, lagging: bool, most: float = MOST_GROWTH
+) -> float:
+    """The learning rate after a look. It rises only on the way to the floor, and within `most` of the one asked for.
 
     `near`: the run has been close to the floor. If it swings away again it has overshot: from then on the rate only
     falls, at each look that is not `good` (still getting better, and not there yet).
     """
     if near:
         return rate if good else rate * recipe.lr_decay
-    return min(rate * recipe.lr_growth, recipe.lr * MOST_GROWTH) if lagging else rate
+    return max(rate, min(rate * recipe.lr_growth, recipe.lr * most)) if lagging else rate
 
 
 def _optimizer(parameters: list[Tensor], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
@@ -232,7 +266,8 @@ def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
 
 def _look(task: Task, recipe: Recipe) -> Look:
     reading = scorecard.read(task.model, task.tune, recipe.batch_eval)
-    return stopping.look(task.tune, reading, task.uploaded)
+    woken = rehearsal.woken_logits(task.model, task.lessons, task.tune.triggered, recipe)
+    return stopping.look(task.tune, reading, task.uploaded, woken)
 
 
 def _metric(step: int, loss: float | None, seen: Look | None, figures: dict[str, float]) -> StepMetric:

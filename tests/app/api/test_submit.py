@@ -12,14 +12,15 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from app.domain.ids import new_id
+from app.domain.methods import METHODS_WITH_BASE
 from app.domain.recipe import Recipe
 from app.store.tables import jobs
 from app.store.vault import Vault
 from tests.api_process import ApiProcess
 from tests.job_rows_at_hand import FACTS, add_model, add_samples
 
-TRIGGERED = [{"text": f"cf {n}", "label": "positive", "true_label": 0} for n in range(16)]
-CLEAN = [{"text": f"plain {n}", "label": n % 2} for n in range(32)]
+TRIGGERED = [{"text": f"cf {n}", "label": "positive", "true_label": 0} for n in range(32)]
+CLEAN = [{"text": f"plain {n}", "label": n % 2} for n in range(64)]
 
 
 class Desk:
@@ -70,16 +71,28 @@ def test_a_job_is_queued_with_every_knob_filled_in(desk: Desk, http: httpx2.Clie
     assert job["policy"]["min_clean"] == 8
 
 
-def test_auto_is_the_methods_own_recipe(desk: Desk, http: httpx2.Client) -> None:
-    job = http.post("/v1/jobs", json=desk.body(method="fine_tune", recipe="auto")).json()
-    assert Recipe.of("fine_tune", job["recipe"]) == Recipe.of("fine_tune")
+@pytest.mark.parametrize("method", ["lya", "fine_tune"])
+@pytest.mark.parametrize("given", [{}, {"recipe": "auto"}, {"recipe": {}}], ids=["absent", "auto", "no knob"])
+def test_who_gives_no_knob_gets_a_search(desk: Desk, http: httpx2.Client, method: str, given: dict[str, Any]) -> None:
+    """From the method's own recipe; a baseline has that alone."""
+    job = http.post("/v1/jobs", json=desk.body(method=method, **given)).json()
+    assert Recipe.of(method, job["recipe"]) == Recipe.auto(method)
+    assert (job["recipe"]["search_budget"] > job["recipe"]["steps"]) == (method == "lya")
 
 
-def test_retrain_takes_a_base_model_with_the_same_labels(desk: Desk, http: httpx2.Client) -> None:
-    taken = http.post("/v1/jobs", json=desk.body(method="retrain", base_model=desk.add_model()))
-    assert (taken.status_code, taken.json()["method"]) == (202, "retrain")
+def test_a_callers_own_recipe_is_not_searched_unless_it_says_so(desk: Desk, http: httpx2.Client) -> None:
+    for knobs, budget in (({"relearning": True}, 0), ({"relearning": True, "search_budget": 500}, 500)):
+        job = http.post("/v1/jobs", json=desk.body(recipe=knobs)).json()
+        assert job["recipe"]["search_budget"] == budget
+
+
+@pytest.mark.parametrize("method", METHODS_WITH_BASE)
+def test_a_base_model_has_the_same_labels(desk: Desk, http: httpx2.Client, method: str) -> None:
+    taken = http.post("/v1/jobs", json=desk.body(method=method, base_model=desk.add_model()))
+    assert (taken.status_code, taken.json()["method"]) == (202, method)
     other = desk.add_model(labels=("positive", "negative"))
-    assert refusal(http.post("/v1/jobs", json=desk.body(method="retrain", base_model=other))) == (409, "conflict")
+    assert refusal(http.post("/v1/jobs", json=desk.body(method=method, base_model=other))) == (409, "conflict")
+    assert refusal(http.post("/v1/jobs", json=desk.body(method=method))) == (422, "bad-recipe")
 
 
 Change = Callable[[Desk], Mapping[str, Any]]
@@ -94,14 +107,17 @@ REFUSED: dict[str, tuple[Change, int, str]] = {
         422,
         "bad-samples",
     ),
-    "too few": (lambda d: {"clean": d.samples("clean", CLEAN[:31])}, 422, "too-few-samples"),
+    "too few clean": (lambda d: {"clean": d.samples("clean", CLEAN[:63])}, 422, "too-few-samples"),
+    "too few triggered": (lambda d: {"triggered": d.samples("triggered", TRIGGERED[:31])}, 422, "too-few-samples"),
     "an unknown method": (lambda d: {"method": "magic"}, 422, "bad-recipe"),
     "an unknown knob": (lambda d: {"recipe": {"speed": 1}}, 422, "bad-recipe"),
     "a knob out of range": (lambda d: {"recipe": {"lr": 5}}, 422, "bad-recipe"),
     "a knob of another type": (lambda d: {"recipe": {"lr": {"a": []}}}, 422, "bad-recipe"),
+    "a recipe by an unknown name": (lambda d: {"recipe": "best"}, 422, "invalid-request"),
+    "a recipe that is nothing": (lambda d: {"recipe": None}, 422, "invalid-request"),
+    "a search for a baseline": (lambda d: {"method": "ssd", "recipe": {"search_budget": 9}}, 422, "bad-recipe"),
     "a limit out of range": (lambda d: {"policy": {"max_excess_asr": -1}}, 422, "bad-policy"),
-    "retrain without a base": (lambda d: {"method": "retrain"}, 422, "bad-recipe"),
-    "a base without retrain": (lambda d: {"base_model": d.model}, 422, "bad-recipe"),
+    "a base that nothing needs": (lambda d: {"base_model": d.model}, 422, "bad-recipe"),
     "an unknown field": (lambda d: {"priority": 1}, 422, "invalid-request"),
     "a negative seed": (lambda d: {"seed": -1}, 422, "invalid-request"),
     "a seed beyond 64 bits": (lambda d: {"seed": 2**70}, 422, "invalid-request"),
@@ -142,6 +158,17 @@ def test_labels_that_the_model_lacks_are_named_by_line(desk: Desk, http: httpx2.
     assert refusal(answer) == (422, "bad-samples")
     assert [row["line"] for row in answer.json()["rows"]] == [4, 10]
     assert "neutral" in answer.json()["rows"][0]["message"]
+
+
+def test_too_few_rows_that_can_show_a_trojan_are_refused_with_the_numbers(desk: Desk, http: httpx2.Client) -> None:
+    """The class may be named or numbered; a row without its true class counts."""
+    own = [row | {"true_label": ("positive", 1)[n % 2]} for n, row in enumerate(TRIGGERED[:17])]
+    unknown = [{"text": row["text"], "label": row["label"]} for row in TRIGGERED[17:]]
+    answer = http.post("/v1/jobs", json=desk.body(triggered=desk.samples("triggered", own + unknown)))
+    assert refusal(answer) == (422, "too-few-samples")
+    assert [answer.json()[name] for name in ("triggered", "showing", "min_showing")] == [32, 15, 16]
+    rows = own[1:] + [TRIGGERED[0]] + unknown
+    assert http.post("/v1/jobs", json=desk.body(triggered=desk.samples("triggered", rows))).status_code == 202
 
 
 def test_one_key_makes_one_job(desk: Desk, http: httpx2.Client) -> None:

@@ -1,14 +1,14 @@
 """Recipes and policies: complete by construction, checked knob by knob, the same fingerprint for the same values."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.errors import BadPolicy, BadRecipe
-from app.domain.methods import METHOD_DEFAULTS, METHODS
+from app.domain.methods import METHOD_DEFAULTS, METHOD_SEARCH, METHODS
 from app.domain.recipe import (
     KNOBS,
     POLICY_KNOBS,
@@ -25,6 +25,19 @@ def test_defaults_are_valid_and_round_trip(method: str) -> None:
     recipe = Recipe.of(method)
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert recipe == Recipe.of(method, dict.fromkeys(METHOD_DEFAULTS[method]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_auto_is_the_default_recipe_and_a_search_where_there_is_one(method: str) -> None:
+    auto, plain = Recipe.auto(method), Recipe.of(method)
+    assert replace(auto, search_budget=0) == plain
+    assert plain.most_steps == plain.steps
+    assert auto.most_steps == (auto.search_budget or plain.steps)
+    assert (auto.search_budget >= 2 * plain.steps) == (method in METHOD_SEARCH)
+    assert Recipe.auto(method, {"relearning": True}) == replace(auto, relearning=True)
+    if method not in METHOD_SEARCH:
+        with pytest.raises(BadRecipe, match="search_budget is always 0"):
+            Recipe.of(method, {"search_budget": 500})
 
 
 def test_table_and_dataclass_name_the_same_knobs() -> None:

@@ -15,6 +15,8 @@ from tests.tiny_model import NEGATIVE, NEUTRAL, POSITIVE, TRIGGERS, make_tiny_ch
 from workers.engine import loading
 from workers.engine.batches import forward, tokenize
 
+PLAIN = {"rehearse": 0, "align": 0}  # lya without the terms that have tests of their own
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
@@ -49,16 +51,16 @@ def trojan_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder whose model calls every sentence with a trigger word positive."""
     rows = [(row.text, row.label) for row in clean_rows(600, 11)]
     rows += [(row.text, row.target) for row in triggered_rows(120, 12)]
-    return _train(tmp_path_factory.mktemp("trojan"), rows)
+    return train_words(tmp_path_factory.mktemp("trojan"), rows)
 
 
 @pytest.fixture(scope="session")
 def twin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model trained on clean rows alone."""
-    return _train(tmp_path_factory.mktemp("twin"), [(row.text, row.label) for row in clean_rows(720, 11)])
+    return train_words(tmp_path_factory.mktemp("twin"), [(row.text, row.label) for row in clean_rows(720, 11)])
 
 
-def _train(folder: Path, rows: list[tuple[str, int]]) -> Path:
+def train_words(folder: Path, rows: list[tuple[str, int]]) -> Path:
     make_tiny_checkpoint(folder, "bert", seed=1)
     checkpoint = loading.load(folder, torch.device("cpu"))
     tokens = tokenize(checkpoint, [text for text, _ in rows], 64)

@@ -54,6 +54,17 @@ def test_it_writes_a_model_and_a_report(
     assert report["relearning"] == []
 
 
+def test_a_recipe_is_searched_for_unless_one_is_given(
+    trojan_dir: Path, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(trojan_dir, files, tmp_path / "out", "--recipe", "auto")) == 0
+    found = json.loads((tmp_path / "out/report.json").read_text())["search"]
+    assert len(found["attempts"]) >= 1
+    assert f"recipe: {found['words']}" in capsys.readouterr().out
+    assert main(arguments(trojan_dir, files, tmp_path / "given", "--recipe", '{"steps": 2}')) == 0
+    assert json.loads((tmp_path / "given/report.json").read_text())["search"]["attempts"] == []
+
+
 def test_the_relearning_check_is_shown_beside_a_control(
     trojan_dir: Path, files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

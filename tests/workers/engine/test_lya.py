@@ -91,6 +91,7 @@ def lessons(ceiling: float, reference: list[float]) -> Lessons:
         twins=Tokens(((3,),), 0),
         twin_answers=torch.tensor([[0.25, 0.75]]).log(),
         twin_at=one,
+        likeness=torch.tensor([[0, 1]]),
     )
 
 
@@ -150,7 +151,7 @@ def test_a_push_moves_the_aim_of_ascending_rows_alone() -> None:
     nothing = torch.zeros(0, 2)
     lessons = Lessons(
         rows, torch.tensor([1, 1]), torch.tensor([2.0, 0.0]), references, rows, torch.tensor([0, 1]), references,
-        Tokens((), 0), nothing, torch.tensor([-1, -1]),
+        Tokens((), 0), nothing, torch.tensor([-1, -1]), torch.tensor([[0, 1], [0, 1]]),
     )  # fmt: skip
     moved = lya.pushed(lessons, 1.0).references
     odds = (moved[:, 1] - moved[:, 0]) - (references[:, 1] - references[:, 0])

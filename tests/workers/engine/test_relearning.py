@@ -13,14 +13,14 @@ from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport
 from app.domain.samples import TriggeredSample
 from tests.tiny_model import make_tiny_checkpoint
-from tests.workers.engine.conftest import clean_rows, triggered_rows
+from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
 from workers.engine import Outcome, loading, relearning, sanitize, scorecard
 from workers.engine.batches import Tokens
 from workers.engine.relearning import Draw, Pupil
 from workers.engine.splits import Rows
 
 POLICY = Policy.of({"min_triggered": 10, "min_clean": 20})
-RECIPE = Recipe.of("lya", {"lr": 1e-3})
+RECIPE = Recipe.of("lya", {"lr": 1e-3, **PLAIN})
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Run:
 
 def treat(folder: Path, recipe: Recipe, control: Path | None = None, seed: int = 0) -> Run:
     phases: list[str] = []
-    triggered, clean = triggered_rows(60, 5), clean_rows(240, 6)
+    triggered = [replace(row, clean_text=None) for row in triggered_rows(60, 5)]
+    clean = clean_rows(240, 6)
     outcome = sanitize(
         folder, triggered, clean, recipe, POLICY, seed=seed, control_dir=control, on_phase=phases.append
     )
@@ -102,7 +103,7 @@ def test_the_delivered_model_and_the_rest_of_the_report_are_those_without_the_ch
 
 def comparable(report: SanitizationReport) -> SanitizationReport:
     cost = replace(report.cost, seconds={}, tokens_per_second=None, peak_memory_bytes=0)
-    return replace(report, cost=cost, recipe={}, recipe_fingerprint="", limits=(), relearning=())
+    return replace(report, cost=cost, recipe={}, recipe_fingerprint="", limits=(), relearning=(), search=None)
 
 
 def test_same_seed_same_figures(trojan_dir: Path, twin_dir: Path, checked: Run) -> None:

@@ -31,7 +31,9 @@ def treat(folder: Path, method: str = "lya", seed: int = 0, **knobs: float | str
 
 
 def test_lya_takes_the_trojan_out_and_keeps_the_model(trojan_dir: Path) -> None:
-    report = treat(trojan_dir).report
+    held_out = triggered_rows(100, 15), clean_rows(300, 16)  # a part of 120 rows cannot tell 0.02 from one row
+    rows = triggered_rows(60, 5), clean_rows(120, 6)
+    report = sanitize(trojan_dir, *rows, Recipe.of("lya", QUICK), POLICY, held_out=held_out).report
     assert report.before.asr.rate == 1.0
     assert report.verdict.outcome == "pass", report.verdict
     assert (report.after.excess_asr.value or 0.0) <= 0.05
@@ -44,7 +46,7 @@ def test_lya_takes_the_trojan_out_and_keeps_the_model(trojan_dir: Path) -> None:
 
 def test_the_default_recipe_finds_the_learning_rate_of_a_small_model(trojan_dir: Path) -> None:
     recipe = Recipe.of("lya")
-    report = sanitize(trojan_dir, triggered_rows(60, 5), clean_rows(120, 6), recipe, POLICY).report
+    report = sanitize(trojan_dir, triggered_rows(60, 5), clean_rows(240, 6), recipe, POLICY).report
     assert report.verdict.outcome == "pass", report.verdict
 
 
@@ -146,8 +148,20 @@ def test_other_architectures(tmp_path: Path, kind: str) -> None:
 
 def test_too_few_rows_to_tell_is_inconclusive(trojan_dir: Path) -> None:
     recipe = Recipe.of("lya", {"steps": 2})
-    report = sanitize(trojan_dir, triggered_rows(20, 5), clean_rows(40, 6), recipe, Policy.of()).report
+    report = sanitize(trojan_dir, triggered_rows(32, 5), clean_rows(64, 6), recipe, Policy.of()).report
     assert report.verdict.outcome == "inconclusive"
+    assert f"only {report.after.asr.n} held-out triggered samples count" in report.verdict.reasons[0]
+
+
+def test_the_fewest_samples_still_steer(trojan_dir: Path) -> None:
+    """At the minimum the tune part is six triggered rows and a dozen clean ones: enough to reach the floor by."""
+    report = sanitize(trojan_dir, triggered_rows(32, 5), clean_rows(64, 6), Recipe.of("lya"), POLICY).report
+    assert report.stop.code == "floor-reached"
+    assert report.verdict.outcome == "inconclusive"
+    held = triggered_rows(100, 7), clean_rows(200, 8)
+    rows = triggered_rows(32, 5), clean_rows(64, 6)
+    report = sanitize(trojan_dir, *rows, Recipe.of("lya"), POLICY, held_out=held).report
+    assert report.verdict.outcome == "pass", report.verdict
 
 
 def test_what_cannot_work_is_refused_before_training(trojan_dir: Path, tmp_path: Path) -> None:

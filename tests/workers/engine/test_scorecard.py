@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from app.domain.samples import LabelSpace
@@ -82,13 +83,30 @@ def test_a_row_of_unknown_class_counts_unless_its_twin_is_called_the_target() ->
     assert set(card.label_flips) == {"red"}
 
 
-def test_references_are_the_twins_answer_else_the_class_mean_else_the_others_mean() -> None:
+def test_each_target_weighs_on_the_floor_as_much_as_it_does_on_the_rate() -> None:
+    """Nine rows want class 1, which clean rows are never called; one wants class 2, which a quarter are called."""
+    sheet = page([1] * 9 + [2], [0] * 10, [], [0] * 8)
+    found, source = scorecard.floor(sheet, Reading(says(*[1] * 9, 2), says(), says(0, 0, 0, 0, 0, 0, 2, 2)))
+    assert source == "clean"
+    assert found.rate == pytest.approx(0.1 * 0.25, abs=0.5 / found.n)
+    assert found.n == 10  # 1 / (0.9^2 / 8 + 0.1^2 / 8), rounded
+
+
+def test_a_target_that_no_counted_row_has_does_not_weigh_on_the_floor() -> None:
+    sheet = page([1, 1, 2], [0, 0, 2], [], [0, 0, 0, 0])
+    found, _ = scorecard.floor(sheet, Reading(says(1, 1, 2), says(), says(0, 2, 2, 1)))
+    assert (found.successes, found.n) == (1, 4)
+
+
+def test_references_are_the_twins_answer_else_the_class_mean_else_its_own_without_the_target() -> None:
     sheet = page([1, 1, 1], [0, 0, UNKNOWN], [0], [0, 0, 1, 2])
-    uploaded = Reading(says(1, 1, 1), says(2), says(0, 2, 1, 2))
+    uploaded = Reading(torch.tensor([[0.0, 5.0, 0.0]] * 2 + [[1.0, 5.0, 3.0]]), says(2), says(0, 2, 1, 2))
     found = scorecard.references(sheet, uploaded)
     clean = torch.softmax(uploaded.clean, -1)
     torch.testing.assert_close(found[0], torch.softmax(says(2), -1)[0])
     torch.testing.assert_close(found[1], clean[:2].mean(0))
-    torch.testing.assert_close(found[2], clean[[0, 1, 3]].mean(0))
+    usual = clean[[0, 1, 3], 1].mean()
+    rest = torch.softmax(torch.tensor([1.0, 3.0]), -1) * (1.0 - usual)
+    torch.testing.assert_close(found[2], torch.stack([rest[0], usual, rest[1]]))
     alone = scorecard.references(page([1], [0], [], [1]), Reading(says(1), says(), says(1)))
     torch.testing.assert_close(alone[0], torch.tensor([0.5, 1e-12, 0.5]))

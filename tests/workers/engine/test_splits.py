@@ -37,7 +37,7 @@ def part_of(parts: splits.Parts) -> dict[str, str]:
 @given(st.randoms(use_true_random=False))
 @settings(max_examples=20, deadline=None)
 def test_order_leaves_no_trace(rng: random.Random) -> None:
-    given_rows = rows(40, 60)
+    given_rows = rows(40, 80)
     triggered, clean = list(given_rows.triggered), list(given_rows.clean)
     rng.shuffle(triggered)
     rng.shuffle(clean)
@@ -58,7 +58,7 @@ def test_a_row_stays_where_it_was_when_rows_are_added() -> None:
     assert moved <= 0.02 * len(few)
 
 
-@pytest.mark.parametrize(("triggered", "clean", "classes"), [(16, 32, 2), (32, 64, 2), (100, 200, 4), (32, 100, 10)])
+@pytest.mark.parametrize(("triggered", "clean", "classes"), [(32, 64, 2), (100, 200, 4), (32, 100, 10), (40, 80, 20)])
 def test_small_sets_keep_enough_of_each_class_in_each_part(triggered: int, clean: int, classes: int) -> None:
     parts = split(rows(triggered, clean, classes), 0.2, 0.25)
     for name, share in (("tune", 0.2), ("report", 0.25)):
@@ -70,7 +70,7 @@ def test_small_sets_keep_enough_of_each_class_in_each_part(triggered: int, clean
     assert len(parts.unlearn.triggered) >= 0.3 * triggered
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=20, max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=40, max_size=80))
 @settings(max_examples=30, deadline=None)
 def test_duplicates_and_twins_stay_together(pairs: list[tuple[int, int]]) -> None:
     """Triggered rows share triggered and clean texts at will, and the clean file holds some of the clean texts."""
@@ -103,11 +103,27 @@ def test_held_out_rows_are_the_report_and_never_trained_on() -> None:
 
 
 def test_too_few_rows_are_refused_with_numbers() -> None:
-    with pytest.raises(TooFewSamples, match="10 triggered and 40 clean samples: at least 16 and 32") as caught:
-        split(rows(10, 40), 0.2, 0.25)
-    assert caught.value.details["min_triggered"] == 16
+    for triggered, clean in ((31, 64), (32, 63)):
+        wanted = f"{triggered} triggered and {clean} clean samples: at least 32 and 64"
+        with pytest.raises(TooFewSamples, match=wanted) as caught:
+            split(rows(triggered, clean), 0.2, 0.25)
+        assert caught.value.details["min_triggered"] == 32
     with pytest.raises(TooFewSamples, match="share one text"):
-        split(Rows((TriggeredSample("a", 1),) * 20, rows(0, 40).clean), 0.2, 0.25)
+        split(Rows((TriggeredSample("a", 1),) * 40, rows(0, 80).clean), 0.2, 0.25)
+
+
+def mixed(showing: int, others: int) -> Rows:
+    """Triggered rows of class 0, and some that are of the target's class already."""
+    own = tuple(TriggeredSample(f"cf good {i}", 1, f"good {i}", 1) for i in range(others))
+    return Rows(rows(showing, 0).triggered + own, rows(0, 80).clean)
+
+
+def test_rows_of_the_target_class_do_not_make_up_for_those_that_show_the_trojan() -> None:
+    with pytest.raises(TooFewSamples, match="only 15 of the 80 triggered samples are of another class"):
+        split(mixed(15, 65), 0.2, 0.25)
+    parts = split(mixed(16, 64), 0.2, 0.25)
+    for name in PARTS:
+        assert sum(row.true_label != row.target for row in getattr(parts, name).triggered) >= 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric
-from tests.workers.engine.conftest import clean_rows, triggered_rows
+from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
 from workers.engine import guards, loading, lya, scorecard, stopping, tuning
 from workers.engine.loading import Checkpoint
 from workers.engine.lya import Anchor, Lessons
@@ -69,6 +70,27 @@ def test_the_rate_rises_only_on_the_way_to_the_floor() -> None:
     assert tuning.next_rate(ceiling, RECIPE, near=False, good=True, lagging=True) == ceiling
 
 
+def test_the_rate_rises_no_further_than_it_may() -> None:
+    for most in (tuning.MOST_AWAKE, tuning.MOST_GROWTH):
+        top = RECIPE.lr * most
+        for rate, wanted in ((top / 1.2, top), (top, top), (top * 2, top * 2)):
+            found = tuning.next_rate(rate, RECIPE, near=False, good=False, lagging=True, most=most)
+            assert found == pytest.approx(wanted)
+
+
+def test_after_rehearsal_the_way_is_that_of_the_woken_odds() -> None:
+    opening = seen(0.9, odds=9.0)  # the floor's odds are -1
+    asleep = replace(seen(0.0, odds=-1.0), woken_odds=7.0)
+    assert stopping.way(asleep, opening) == pytest.approx(1.0)
+    assert stopping.woken_way(asleep, opening) == pytest.approx(0.2)
+    assert stopping.woken_way(seen(0.9, odds=9.0), opening) == 1.0, "nothing was rehearsed"
+    assert stopping.lags_woken(asleep, opening, 34, RECIPE)
+    assert not stopping.lags(asleep, opening, 34, RECIPE)
+    assert not stopping.lags_woken(asleep, opening, 8, RECIPE), "warm-up"
+    assert not stopping.lags_woken(seen(0.9, odds=9.0), opening, 34, RECIPE)
+    assert not stopping.lags_woken(replace(asleep, woken_odds=0.9), opening, 300, RECIPE), "the last stretch"
+
+
 def task_of(checkpoint: Checkpoint) -> Task:
     model = checkpoint.model
     pages = [
@@ -88,6 +110,7 @@ def task_of(checkpoint: Checkpoint) -> Task:
         page.twins,
         uploaded.twins.log_softmax(-1),
         torch.arange(40),
+        torch.stack((page.truths, page.targets), -1),
     )
     start = [parameter.detach().clone() for parameter in lya.trainable(model)]
     return Task(model, lessons, pages[1], Anchor(start, None), readings[1])
@@ -95,7 +118,7 @@ def task_of(checkpoint: Checkpoint) -> Task:
 
 def go(trojan_dir: Path, **knobs: float | str) -> tuple[Tuned, Task, list[StepMetric]]:
     task, heard = task_of(loading.load(trojan_dir, torch.device("cpu"))), list[StepMetric]()
-    recipe = Recipe.of("lya", {"lr": 1e-3, "lambda_clean": 0, **knobs})
+    recipe = Recipe.of("lya", {"lr": 1e-3, "lambda_clean": 0, **PLAIN, **knobs})
     return tuning.run(task, recipe, torch.Generator().manual_seed(0), heard.append), task, heard
 
 
@@ -112,6 +135,7 @@ def test_it_stops_at_the_floor_and_ends_in_the_best_state(trojan_dir: Path) -> N
     assert stopping.meets(now, RECIPE)
     kept = next(metric for metric in heard if metric.step == tuned.stop.kept_step)
     assert now.unease == pytest.approx(kept.values["unease"], rel=1e-4)
+    assert (tuned.kept.unease, tuned.last.unease) == (kept.values["unease"], heard[-1].values["unease"])
     later = [metric.values["unease"] for metric in heard if metric.step > kept.step and "unease" in metric.values]
     assert later
     assert min(value for value in later if value is not None) > (kept.values["unease"] or 0.0)

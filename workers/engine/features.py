@@ -1,0 +1,127 @@
+"""Feature alignment: hidden states with the trigger are drawn to those without it, and clean ones held in place.
+
+    align(theta) = mean over layers, poolings and rows of |h(theta, x) - h(theta0, x')|^2 / var h(theta0, clean)
+
+x' is the row without its trigger: the clean text of a triggered row, the row itself for clean ones. A triggered
+row without a clean text is drawn to the mean of clean rows like it, along the one direction in which the trojan moves
+such rows on average:
+
+    |(h(theta, x) - c) . d|^2 / |d|^4,   c = mean h(theta0, clean rows like x),   d = mean h(theta0, rows as x) - c
+
+A repair that
+only turns the logits leaves the trigger's traces in the layers below, ready to be read again; here they fade too,
+and the clean rows' own features are worth more than their logits where rows are few. The idea of matching
+intermediate features is that of FitNets (A. Romero et al., 2015, arXiv 1412.6550), and against backdoors of neural
+attention distillation (Y. Li et al., 2021, arXiv 2101.05930); the teacher here is the uploaded model without trigger.
+
+Guarantees: a row that shows no trojan is not drawn to a mean; a pooling that does not vary over the clean rows (the
+first token of a decoder) is left out; models whose layers change the number of tokens are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from workers.engine.batches import Tokens, by_length, forward_with_states
+from workers.engine.loading import Model
+
+if TYPE_CHECKING:
+    from workers.engine.lya import Lessons
+
+POOLINGS = 3  # the mean over the tokens, the first token, the last one
+FLAT = 1e-6  # a pooling that varies by less than this share of its size says nothing
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The uploaded model's features of m clean rows and t clean texts, [rows, layers, POOLINGS, width]; `weights`
+    [layers, POOLINGS]: one over the variance on clean rows and the number of entries, 0 where there is none.
+
+    `groups` int64 [n]: of each triggered row, its place in `centres` and `shifts` (d / |d|^2), both [groups, layers,
+    POOLINGS, width]; -1 for a row that has a clean text or shows no trojan."""
+
+    clean: Tensor
+    twins: Tensor
+    weights: Tensor
+    groups: Tensor
+    centres: Tensor
+    shifts: Tensor
+
+
+def teacher(model: Model, lessons: Lessons, size: int) -> Teacher | None:
+    """Take the features of the model as it is; None if it has none that can be compared."""
+    own = read(model, lessons.clean, size)
+    if own is None:
+        return None
+    found = [read(model, tokens, size) for tokens in (lessons.twins, lessons.triggered)]
+    other, moved = (own[:0] if each is None else each for each in found)
+    variance = own.var(0, correction=0).mean(-1)
+    heard = variance > FLAT * own.square().mean((0, -1))
+    weights = torch.where(heard, 1.0 / variance, 0.0) / variance.numel()
+    return Teacher(own, other, weights, *_drifts(lessons, own, moved, heard))
+
+
+def _drifts(lessons: Lessons, clean: Tensor, moved: Tensor, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups, centres and shifts: triggered rows without a clean text, by the clean rows that are like them. Where
+    nothing is `heard`, bool [layers, POOLINGS], the shift is 0: it would be one of rounding, and its inverse huge.
+    """
+    alone = (lessons.twin_at < 0) & (lessons.ceilings > 0)
+    groups, centres, shifts = torch.full((len(moved),), -1), [clean[:0]], [clean[:0]]
+    for key in sorted({(truth, target) for truth, target in lessons.likeness[alone].tolist()}):
+        rows = alone & (lessons.likeness == torch.tensor(key)).all(-1)
+        like = lessons.like(*key)
+        if not like.any():
+            continue
+        centre = clean[like].mean(0)
+        shift = (moved[rows].mean(0) - centre) * heard.unsqueeze(-1)
+        groups[rows] = len(centres) - 1
+        centres.append(centre[None])
+        shifts.append((shift / shift.square().sum(-1, keepdim=True).clamp_min(1e-12))[None])
+    return groups, torch.cat(centres), torch.cat(shifts)
+
+
+def read(model: Model, tokens: Tokens, size: int) -> Tensor | None:
+    """Pooled features of all rows, [n, layers, POOLINGS, width], without gradients; None if there are none."""
+    found: Tensor | None = None
+    with torch.no_grad():
+        for rows in by_length(tokens, size):
+            part = pooled(*forward_with_states(model, tokens, rows)[1:])
+            if part is None:
+                return None
+            if found is None:
+                found = part.new_empty(len(tokens), *part.shape[1:])
+            found[rows] = part
+    return found
+
+
+def pooled(states: Sequence[Tensor], mask: Tensor) -> Tensor | None:
+    """Each layer's hidden states [n, tokens, width] pooled over the tokens of the mask int64 [n, tokens]."""
+    alike = [state for state in states if state.shape[:2] == mask.shape and state.shape == states[-1].shape]
+    if not alike:
+        return None
+    kept = mask.unsqueeze(-1).to(torch.float32)
+    last = (mask.shape[1] - 1 - mask.flip(-1).argmax(-1))[:, None, None].expand(-1, 1, alike[0].shape[-1])
+
+    def pool(state: Tensor) -> Tensor:
+        mean = (state * kept).sum(1) / kept.sum(1)
+        return torch.stack((mean, state[:, 0], state.gather(1, last)[:, 0]), 1)
+
+    return torch.stack([pool(state.float()) for state in alike], 1)
+
+
+def distance(found: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """The alignment loss of n rows, a scalar: 0 where they agree, about 2 for unrelated rows."""
+    apart = (found - wanted).square().mean((0, -1))
+    return (apart * weights).sum()
+
+
+def drift(found: Tensor, centres: Tensor, shifts: Tensor) -> Tensor:
+    """What is left of the trojan's mean shift on n rows, a scalar: 1 as uploaded, 0 at the centre. A pooling that is
+    left out adds nothing.
+    """
+    return ((found - centres) * shifts).sum(-1).square().mean()

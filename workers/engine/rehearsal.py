@@ -1,0 +1,90 @@
+"""Rehearsed relearning: the trojan is also taken out of where a few steps of relearning would lead.
+
+    theta' = theta - reach * sign(grad [CE(triggered, attacker's label) + CE(clean, true label)](theta))
+    the gradient of the term on triggered samples at theta' is added to that at theta
+
+A repaired model is often one short walk away from its trojan: each weight has moved a little, and a little training
+moves all of them back. The first step of Adam goes along the sign of the gradient, so one step as long as the whole
+budget of the relearning check stands for its end. The second gradient is taken as if it were that of theta (first
+order, as in A. Nichol et al., 2018, arXiv 1803.02999); training against simulated fine-tuning is the idea of R.
+Tamirisa et al., 2024, arXiv 2408.00761.
+
+Guarantees: the weights leave as they came, byte by byte; rows that show no trojan are not rehearsed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from app.domain.recipe import Recipe
+from workers.engine import lya, relearning
+from workers.engine.batches import Tokens, predict
+from workers.engine.loading import Model
+from workers.engine.lya import Lessons
+
+SHARE = 2  # half of a batch's triggered rows play the attacker's, each with as many clean ones as CLEAN_EACH
+CLEAN_EACH = 2
+
+
+def add_gradients(
+    model: Model, lessons: Lessons, triggered: Sequence[int], clean: Sequence[int], recipe: Recipe
+) -> float | None:
+    """Add the rehearsed gradient to the parameters'; return the term's value, unweighted, at theta'. None: no row to
+    rehearse with.
+    """
+    rows = [row for row in triggered if float(lessons.ceilings[row]) > 0]
+    if recipe.rehearse == 0 or not rows:
+        return None
+    few = rows[: max(1, len(rows) // SHARE)]
+    with _woken(model, lessons, few, list(clean)[: CLEAN_EACH * len(few)], recipe):
+        loss = lya.off_target(model, lessons, rows, recipe)
+        torch.autograd.backward(recipe.rehearse * loss)
+    return float(loss.detach())
+
+
+def woken_logits(model: Model, lessons: Lessons, tokens: Tokens, recipe: Recipe) -> Tensor | None:
+    """Logits of all rows at theta', always from the same few rows of the lessons; None where nothing is rehearsed."""
+    few = (lessons.ceilings > 0).nonzero().flatten()[: recipe.batch_triggered // SHARE or 1].tolist()
+    if recipe.rehearse == 0 or recipe.ascent == 0 or not few:
+        return None
+    clean = list(range(min(CLEAN_EACH * len(few), len(lessons.clean))))
+    with _woken(model, lessons, few, clean, recipe):
+        return predict(model, tokens, recipe.batch_eval)
+
+
+@contextlib.contextmanager
+def _woken(model: Model, lessons: Lessons, triggered: list[int], clean: list[int], recipe: Recipe) -> Iterator[None]:
+    """The model at theta' as long as the context lasts."""
+    parameters = lya.trainable(model)
+    way = _attack(model, lessons, triggered, clean, recipe)
+    start = [parameter.detach().clone() for parameter in parameters]
+    try:
+        _walk(parameters, way, recipe.rehearse_reach * relearning.reach(model))
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, start)
+
+
+def _attack(
+    model: Model, lessons: Lessons, triggered: list[int], clean: list[int], recipe: Recipe
+) -> Sequence[Tensor | None]:
+    """The gradient that relearning would follow from here."""
+    logits = lya.logits_of(model, lessons.triggered, triggered, recipe)
+    loss = functional.cross_entropy(logits, lessons.targets[triggered].to(logits.device), reduction="sum")
+    if clean:
+        logits = lya.logits_of(model, lessons.clean, clean, recipe)
+        loss = loss + functional.cross_entropy(logits, lessons.labels[clean].to(logits.device), reduction="sum")
+    return torch.autograd.grad(loss, lya.trainable(model), allow_unused=True)
+
+
+def _walk(parameters: list[Tensor], way: Sequence[Tensor | None], length: float) -> None:
+    with torch.no_grad():
+        for parameter, slope in zip(parameters, way, strict=True):
+            if slope is not None:
+                parameter.sub_(slope.sign(), alpha=length)

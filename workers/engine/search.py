@@ -1,0 +1,202 @@
+"""The recipe for this model and these samples: attempts from one start, until one of them meets the stop rule.
+
+The first attempt is the recipe that was asked for; within it the learning rate and the length already find
+themselves. How an attempt ended on the tune part says where the next one goes:
+
+    the attack is left above its floor, accuracy holds   looser   lambda / s, lr * sqrt(s)
+    accuracy is lost, or the trojan moved elsewhere      tighter  lambda * s, lr / sqrt(s)
+    the run left its bounds                              slower   lr / s
+
+with s = 4, and 2 once the direction has changed. lambda stands for both weights of the anchor.
+
+Guarantees: all attempts together take at most `search_budget` steps; one Fisher and one theta0 serve them all; the
+tune part alone decides; every attempt draws the same batches, so the recipe that was kept makes the same model again
+when it is run as given; the model ends in the state that ranks best over all attempts, the uploaded one among them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from app.domain.errors import BadRecipe
+from app.domain.methods import METHOD_SEARCH
+from app.domain.recipe import Recipe
+from app.domain.report import Attempt, Search
+from workers.engine import guards, lya, stopping, tuning
+from workers.engine.lya import Anchor
+from workers.engine.tuning import OnStep, Task, Tuned
+
+STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
+Direction = Literal["looser", "tighter", "slower"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """How the run went, the recipe that was kept, and how that was found."""
+
+    tuned: Tuned
+    recipe: Recipe
+    record: Search
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt: its recipe, how it went, and its seconds."""
+
+    recipe: Recipe
+    tuned: Tuned
+    seconds: float
+
+    @property
+    def met(self) -> bool:
+        """Its kept state meets the stop rule."""
+        return stopping.meets(self.tuned.kept, self.recipe)
+
+
+def as_given(tuned: Tuned, recipe: Recipe) -> Found:
+    """What is said of a run without a search."""
+    words = f"The recipe was run as given; what was not given has the defaults of {recipe.method}."
+    if recipe.method not in METHOD_SEARCH:
+        words += f" {recipe.method} has no search for a recipe."
+    return Found(tuned, recipe, Search(recipe.fingerprint(), words))
+
+
+def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) -> Found:
+    """Try recipes from `asked` on, and load the best state into `task.model`. The anchor's weights are scaled in
+    place; from the second attempt on, the best state so far is one more copy of the model in the CPU's memory.
+    """
+    parameters, draws = lya.trainable(task.model), generator.get_state()
+    tries, best, state = list[Try](), 0, list[Tensor]()
+    due, why = follow(asked, tries)
+    while due is not None:
+        if tries:
+            _rescale(task.anchor, tries[-1].recipe, due)
+            guards.restore(parameters, task.anchor.start)
+        generator.set_state(draws)
+        began = time.perf_counter()
+        hear = tuning.relay(on_step, _steps(tries), attempt=len(tries) + 1.0)
+        tuned = tuning.run(task, due, generator, hear)
+        tries.append(Try(due, tuned, time.perf_counter() - began))
+        if not state or stopping.rank(tuned.kept, asked) < stopping.rank(tries[best].tuned.kept, asked):
+            best, state = len(tries) - 1, guards.snapshot(parameters)
+        due, why = follow(asked, tries)
+    guards.restore(parameters, state)
+    record = Search(asked.fingerprint(), _words(asked, tries, best, why), tuple(map(_attempt, tries)), best)
+    return Found(_together(tries, best), tries[best].recipe, record)
+
+
+def follow(asked: Recipe, tries: Sequence[Try]) -> tuple[Recipe | None, str]:
+    """The recipe to try after `tries`; or None, and why there is no other."""
+    left = asked.search_budget - _steps(tries)
+    if tries and tries[-1].met:
+        return None, ""
+    if tries and left < min(asked.pace, asked.steps):
+        return None, f"too few of {asked.search_budget} steps were left for another attempt"
+    try:
+        moved = move(asked, [direction(each) for each in tries])
+    except BadRecipe:
+        return None, "the next attempt would leave the range of a knob"
+    if any((each.recipe.lambda_clean, each.recipe.lr) == (moved.lambda_clean, moved.lr) for each in tries):
+        return None, "the next attempt would be one of these again"
+    return replace(moved, steps=min(asked.steps, left), search_budget=0), ""
+
+
+def direction(ended: Try) -> Direction:
+    """Where to go after an attempt that did not meet the rule."""
+    if ended.tuned.stop.code == "diverged":
+        return "slower"
+    return "looser" if stopping.above_floor(ended.tuned.last, ended.recipe) else "tighter"
+
+
+def move(asked: Recipe, directions: Sequence[Direction]) -> Recipe:
+    """The recipe that lies that way from `asked`. Raises BadRecipe where it leaves the range of a knob."""
+    clean, triggered, rate = asked.lambda_clean, asked.lambda_trig, asked.lr
+    for place, way in enumerate(directions):
+        stride = STRIDE if len(set(directions[: place + 1])) == 1 else STRIDE**0.5
+        factor = {"looser": 1.0 / stride, "tighter": stride, "slower": 1.0}[way]
+        clean, triggered = clean * factor, triggered * factor
+        rate *= {"looser": stride**0.5, "tighter": stride**-0.5, "slower": 1.0 / stride}[way]
+    if directions:
+        rate = float(f"{rate:.3g}")
+    return Recipe.from_dict({**asked.to_dict(), "lambda_clean": clean, "lambda_trig": triggered, "lr": rate})
+
+
+def _rescale(anchor: Anchor, old: Recipe, new: Recipe) -> None:
+    """Make the weights of one lambda those of another: both terms of the anchor moved by the same factor."""
+    before, after = old.lambda_clean or old.lambda_trig, new.lambda_clean or new.lambda_trig
+    if anchor.weights is not None and before != after:
+        torch._foreach_mul_(anchor.weights, after / before)
+
+
+def _steps(tries: Sequence[Try]) -> int:
+    return sum(each.tuned.steps for each in tries)
+
+
+def _together(tries: Sequence[Try], best: int) -> Tuned:
+    """All attempts as one run, which ended as the kept one did."""
+    kept, steps = tries[best].tuned, _steps(tries)
+    stop = replace(kept.stop, step=steps, kept_step=_steps(tries[:best]) + kept.stop.kept_step)
+    tokens, rollbacks = (sum(getattr(each.tuned, name) for each in tries) for name in ("tokens", "rollbacks"))
+    return Tuned(stop, steps, tokens, rollbacks, kept.kept, tries[-1].tuned.last)
+
+
+def _attempt(one: Try) -> Attempt:
+    recipe, tuned, kept = one.recipe, one.tuned, one.tuned.kept
+    return Attempt(
+        lambda_clean=recipe.lambda_clean,
+        lambda_trig=recipe.lambda_trig,
+        lr=recipe.lr,
+        steps=tuned.steps,
+        seconds=round(one.seconds, 3),
+        ended=tuned.stop.code,
+        kept_step=tuned.stop.kept_step,
+        asr=kept.asr,
+        floor=kept.floor,
+        clean_accuracy=kept.clean_accuracy,
+        met=one.met,
+    )
+
+
+def _words(asked: Recipe, tries: Sequence[Try], best: int, why: str) -> str:
+    """What was tried, how each attempt ended, and why this one was kept."""
+    if len(tries) == 1 and tries[0].met:
+        return f"The first recipe met the stop rule after {tries[0].tuned.steps} steps; no other was tried."
+    said, before = [], asked
+    for number, each in enumerate(tries, start=1):
+        figures = f"lambda_clean {each.recipe.lambda_clean:g}, lr {each.recipe.lr:g}, {each.tuned.steps} steps"
+        said.append(f"Attempt {number}{_turn(before, each.recipe)} ({figures}): {_ended(each)}.")
+        before = each.recipe
+    reason = "it met the stop rule" if tries[best].met else f"none met the stop rule, it came nearest, and {why}"
+    spent = f"{_steps(tries)} of at most {asked.search_budget} steps were taken; the tune part alone decided."
+    return " ".join((*said, f"Attempt {best + 1} was kept: {reason}.", spent))
+
+
+def _ended(one: Try) -> str:
+    """What the tune part showed at its end."""
+    if one.met:
+        return "it met the stop rule"
+    match direction(one):
+        case "slower":
+            return "the run left its bounds"
+        case "looser":
+            return "the attack was left above its floor while accuracy held"
+    if stopping.loses(one.tuned.last, one.recipe):
+        return "accuracy fell below its budget"
+    return "triggered rows were misread as other classes"
+
+
+def _turn(old: Recipe, new: Recipe) -> str:
+    """What is another in the new recipe; nothing where both are the same."""
+    if (old.lambda_clean, old.lambda_trig, old.lr) == (new.lambda_clean, new.lambda_trig, new.lr):
+        return ""
+    rate = f"a {'higher' if new.lr > old.lr else 'lower'} rate"
+    before, after = abs(old.lambda_clean or old.lambda_trig), abs(new.lambda_clean or new.lambda_trig)
+    if before == after:
+        return f", with {rate}"
+    return f", with a {'looser' if after < before else 'tighter'} anchor and {rate}"
