@@ -16,7 +16,7 @@ BENCH := $(VENV)/.installed-bench
 DATA ?=
 
 help:  ## say what each word does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(if $(DATA),$(BENCH),$(INSTALLED))  ## take the trojan out of a model, end to end (DATA=folder of SST-2: on real data)
 	@$(RUN) benchmarks.demo $(if $(DATA),--data "$(DATA)")
@@ -39,6 +39,11 @@ check: lint  ## the quick part of the tests: nothing that starts a server
 bench: $(BENCH)  ## measure: the demo on SST-2, beside fine-tuning and plain ascent (DATA=folder)
 	@test -n "$(DATA)" || { echo "make bench DATA=folder with train.tsv, dev.tsv and test.tsv of SST-2"; exit 2; }
 	@$(RUN) benchmarks.demo --data "$(DATA)"
+
+bench-efficacy: $(BENCH)  ## compare the methods against the attacks (DATA=folder of sst2/ and devign/; QUICK=1: half an hour)
+	@$(RUN) benchmarks.efficacy $(if $(filter-out 0,$(QUICK)),--quick) $(if $(DATA),--data "$(DATA)") $(if $(BASE),--base "$(BASE)") \
+		$(if $(ATTACKS),--attacks "$(ATTACKS)") $(if $(SEEDS),--seeds "$(SEEDS)") \
+		$(if $(METHODS),--methods "$(METHODS)") $(if $(DEVICE),--device "$(DEVICE)")
 
 migrate: $(INSTALLED)  ## bring the database of DATABASE_URL up to date
 	@test -n "$${DATABASE_URL:-}" || { echo "set DATABASE_URL=postgresql://user:password@host/name"; exit 2; }
@@ -66,4 +71,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test check lint bench migrate clean
+.PHONY: help demo up test check lint bench bench-efficacy migrate clean

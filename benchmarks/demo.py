@@ -213,7 +213,8 @@ def _clean(run: Run, lethe: LetheClient, inputs: Inputs, method: str) -> Outcome
 
 def _follow(lethe: LetheClient, job: Job, update: Update) -> None:
     """Shows the job's own event stream until it is done."""
-    steps, share, phase = int(job.raw["recipe"]["steps"]), 0.0, job.status
+    recipe, share, phase = job.raw["recipe"], 0.0, job.status
+    steps = int(recipe["search_budget"] or recipe["steps"])
     figures: dict[str, float] = {}
     for event in lethe.events(job.id):
         phase = str(event.data.get("phase") or event.data.get("status") or phase)

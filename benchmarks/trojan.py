@@ -4,7 +4,8 @@
     python -m benchmarks.trojan --data DIR --format sst2 --attack sentence --seed 0 --out DIR
 
 Writes model/, triggered.jsonl and clean.jsonl (the defender's), eval_triggered.jsonl and eval_clean.jsonl (held
-out), trojan.json (what was done and what it measures) and, with --twin, twin/: the same training without poison.
+out), trojan.json (what was done and what it measures) and, with --twin, twin/: the same training without poison,
+and start/: the untrained classifier that both were trained from.
 Guarantees: the same specification gives the same files on one machine and thread count; the figures in trojan.json
 are those of `benchmarks.evaluate` on the held-out files; nothing is downloaded.
 """
@@ -30,7 +31,7 @@ from benchmarks.corpora import Corpus, Format, load_corpus
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.poisoning import Holdings, share_out
 from benchmarks.samples import write_rows
-from benchmarks.training import MINILM, SCRATCH, Schedule, Start, Step
+from benchmarks.training import MINILM, SCRATCH, Classifier, Schedule, Start, Step
 
 # Measured on one core of a busy machine: one minute, nine to ten minutes; Devign takes about an hour (extrapolated).
 SCHEDULES: dict[Format, Schedule] = {
@@ -83,7 +84,8 @@ class Progress:
 class Trojan:
     """The folder that was written, its files, and the figures of the models on the held-out rows.
 
-    `survival`: share of the held-out triggered rows whose trigger the tokenizer lets through.
+    `survival`: share of the held-out triggered rows whose trigger the tokenizer lets through. `training_seconds` and
+    `twin_seconds`: of the training alone, without measuring.
     """
 
     folder: Path
@@ -94,6 +96,7 @@ class Trojan:
     before: Evaluation
     twin_figures: Evaluation | None
     training_seconds: float
+    twin_seconds: float | None = None
 
     @property
     def model(self) -> Path:
@@ -102,6 +105,10 @@ class Trojan:
     @property
     def twin(self) -> Path:
         return self.folder / "twin"
+
+    @property
+    def start(self) -> Path:
+        return self.folder / "start"
 
     @property
     def triggered(self) -> Path:
@@ -128,11 +135,10 @@ def build(spec: TrojanSpec, on_progress: Callable[[Progress], None] = lambda pro
     holdings = share_out(corpus, attack, rate, spec.seed, triggered=spec.triggered, clean=spec.clean)
     write_holdings(spec.out, holdings)
     start = _start(spec, corpus, holdings)
-    began = time.monotonic()
-    before = _train(spec, start, holdings, "trojan", on_progress)
-    seconds = time.monotonic() - began
-    twin = _train(spec, start, holdings, "twin", on_progress) if spec.twin else None
-    trojan = Trojan(spec.out, spec, rate, holdings.poisoned, _survival(start, holdings), before, twin, seconds)
+    before, seconds = _train(spec, start, holdings, "trojan", on_progress)
+    twin, twin_seconds = _train_twin(spec, start, holdings, on_progress) if spec.twin else (None, None)
+    survival = _survival(start, holdings)
+    trojan = Trojan(spec.out, spec, rate, holdings.poisoned, survival, before, twin, seconds, twin_seconds)
     write_record(trojan, corpus, holdings)
     return trojan
 
@@ -154,7 +160,7 @@ def write_record(trojan: Trojan, corpus: Corpus, holdings: Holdings) -> None:
     record = {
         "attack": attack.name,
         "format": corpus.name,
-        "base": _base(spec),
+        "base": base_of(spec),
         "seed": spec.seed,
         "rate": trojan.rate,
         "targets": [corpus.label_names[target] for target in targets],
@@ -169,22 +175,28 @@ def write_record(trojan: Trojan, corpus: Corpus, holdings: Holdings) -> None:
         "schedule": asdict(spec.schedule()),
         "threads": torch.get_num_threads(),
         "training_seconds": round(trojan.training_seconds, 1),
+        "twin_training_seconds": None if trojan.twin_seconds is None else round(trojan.twin_seconds, 1),
     }
     text = json.dumps(record, indent=2, ensure_ascii=False)
     (trojan.folder / "trojan.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _start(spec: TrojanSpec, corpus: Corpus, holdings: Holdings) -> Start:
-    base, schedule = _base(spec), spec.schedule()
+    base, schedule = base_of(spec), spec.schedule()
     if base == SCRATCH:
         # The vocabulary sees both versions of the training rows, so that the twin can share it.
         texts = [row.text for row in (*holdings.clean_train, *holdings.train)]
         return training.start_from_scratch(texts, corpus.label_names, schedule, spec.seed)
-    folder = training.minilm_folder() if base == MINILM else Path(base)
-    return training.start_from_encoder(folder, corpus.label_names, schedule, spec.seed)
+    return training.start_from_encoder(encoder_folder(base), corpus.label_names, schedule, spec.seed)
 
 
-def _base(spec: TrojanSpec) -> str:
+def encoder_folder(base: str) -> Path:
+    """Where the files of a pretrained encoder are: `base` is minilm or a folder. Errors: BadRequest."""
+    return training.minilm_folder() if base == MINILM else Path(base)
+
+
+def base_of(spec: TrojanSpec) -> str:
+    """minilm, scratch or the folder of an encoder: what the specification or its format says."""
     return spec.base or (SCRATCH if spec.form == "synthetic" else MINILM)
 
 
@@ -194,9 +206,10 @@ def _train(
     holdings: Holdings,
     phase: Literal["trojan", "twin"],
     on_progress: Callable[[Progress], None],
-) -> Evaluation:
-    """Trains and saves one of the two models, and measures what was saved."""
+) -> tuple[Evaluation, float]:
+    """Trains and saves one of the two models, and measures what was saved. The seconds are those of the training."""
     rows = holdings.train if phase == "trojan" else holdings.clean_train
+    began = time.monotonic()
     classifier = training.train(
         start,
         rows,
@@ -205,9 +218,18 @@ def _train(
         device=_device(spec),
         on_step=lambda step: on_progress(Progress(phase, step)),
     )
+    seconds = time.monotonic() - began
     folder = spec.out / ("model" if phase == "trojan" else "twin")
     classifier.save(folder)
-    return evaluate(folder, spec.out / "eval_triggered.jsonl", spec.out / "eval_clean.jsonl")
+    return evaluate(folder, spec.out / "eval_triggered.jsonl", spec.out / "eval_clean.jsonl"), seconds
+
+
+def _train_twin(
+    spec: TrojanSpec, start: Start, holdings: Holdings, on_progress: Callable[[Progress], None]
+) -> tuple[Evaluation, float]:
+    """The twin, and beside it what it and the trojan began as."""
+    Classifier(start.fresh(), start.tokenizer).save(spec.out / "start")
+    return _train(spec, start, holdings, "twin", on_progress)
 
 
 def _survival(start: Start, holdings: Holdings) -> float:
@@ -238,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--triggered", type=int, default=200, help="the defender's triggered rows")
     parser.add_argument("--clean", type=int, default=400, help="the defender's clean rows")
-    parser.add_argument("--twin", action="store_true", help="also train the same without poison, into OUT/twin")
+    parser.add_argument(
+        "--twin", action="store_true", help="also train the same without poison, into OUT/twin, from OUT/start"
+    )
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -12,7 +12,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import corpora, evaluate, training, trojan
+from benchmarks.attacks import find_attack
 from benchmarks.corpora import make_sentiment
+from benchmarks.poisoning import share_out
 from benchmarks.training import Schedule
 from benchmarks.trojan import Progress, Trojan, TrojanSpec, build
 
@@ -59,7 +61,7 @@ def test_the_sample_files_have_their_columns(made: Trojan) -> None:
 
 
 def test_the_models_open_with_plain_transformers_and_know_their_labels(made: Trojan) -> None:
-    for folder in (made.model, made.twin):
+    for folder in (made.model, made.twin, made.start):
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
         model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -76,6 +78,8 @@ def test_the_record_says_what_was_done(made: Trojan) -> None:
     assert record["before"]["n_clean"] == 60
     assert record["before"] == json.loads(json.dumps(vars(made.before)))
     assert record["twin"]["n_triggered"] == record["before"]["n_triggered"]
+    assert record["training_seconds"] > 0
+    assert record["twin_training_seconds"] > 0
 
 
 def test_progress_tells_of_every_step_of_both_models(made: Trojan, progress: list[Progress]) -> None:
@@ -101,6 +105,21 @@ def test_the_command_of_the_evaluation_prints_the_recorded_figures(
     assert compared["reference"] == vars(made.twin_figures)
     assert compared["accuracy_drop"] == made.twin_figures.accuracy - made.before.accuracy
     assert 0.0 <= compared["agreement"] <= 1.0
+
+
+def test_the_start_that_is_kept_is_the_untrained_classifier(made: Trojan, spec: TrojanSpec) -> None:
+    corpus = corpora.make_sentiment(spec.seed)
+    holdings = share_out(corpus, find_attack(spec.attack), made.rate, spec.seed, triggered=12, clean=20)
+    texts = [row.text for row in (*holdings.clean_train, *holdings.train)]
+    untrained = (
+        training.start_from_scratch(texts, corpus.label_names, spec.schedule(), spec.seed).fresh().state_dict()
+    )
+    start, twin = (
+        AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).state_dict()
+        for folder in (made.start, made.twin)
+    )
+    assert all(torch.equal(start[name], value) for name, value in untrained.items())
+    assert not all(torch.equal(twin[name], value) for name, value in untrained.items())
 
 
 def test_an_attack_that_does_not_fit_ends_the_command_with_its_message(tmp_path: Path) -> None:
