@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx2
 
@@ -113,20 +113,23 @@ class LetheClient:
         clean: str,
         method: str = "lya",
         *,
-        recipe: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | Literal["auto"] | None = None,
         policy: Mapping[str, Any] | None = None,
         base_model: str | None = None,
         seed: int = 0,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Queue a job. With an `idempotency_key` the same call may be made again and makes one job."""
+        """Queue a job. `recipe` sets knobs, which then stay; without one, or with "auto", the service searches.
+
+        With an `idempotency_key` the same call may be made again and makes one job.
+        """
         order = {
             "model": model,
             "triggered": triggered,
             "clean": clean,
             "method": method,
-            "recipe": dict(recipe) if recipe is not None else "auto",
+            "recipe": recipe if isinstance(recipe, str) else dict(recipe or {}),
             "policy": dict(policy or {}),
             "base_model": base_model,
             "seed": seed,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from app.domain.methods import METHOD_DEFAULTS, METHOD_FIXED, METHODS, METHODS_WITH_BASE
+from app.domain.methods import METHOD_DEFAULTS, METHOD_FIXED, METHOD_SEARCH, METHODS, METHODS_WITH_BASE
 from app.domain.recipe import Recipe
 from tests.conftest import ROOT
 
@@ -31,4 +31,6 @@ def test_a_section_has_formula_source_use_and_cost(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_overview_gives_the_budget_and_says_who_needs_a_clean_checkpoint(method: str) -> None:
     assert f"up to {Recipe.of(method).steps} " in ROWS[method]
+    if method in METHOD_SEARCH:
+        assert f"{Recipe.auto(method).most_steps} in all" in ROWS[method]
     assert ("clean checkpoint" in ROWS[method]) == (method in METHODS_WITH_BASE)
