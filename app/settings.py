@@ -15,10 +15,18 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 
-class Settings(BaseSettings):
-    """Sizes are bytes and times are seconds."""
+class InspectionSettings(BaseSettings):
+    """What one inspection may take: all that `lethe scan` reads. Sizes are bytes and times are seconds."""
 
     model_config = SettingsConfigDict(env_prefix="LETHE_", env_ignore_empty=True, extra="ignore")
+
+    model_max_bytes: int = Field(default=32 * GIB, gt=0, description="of an archive, unpacked")
+    inspect_seconds: float = Field(default=600, gt=0, description="wall-clock limit of one inspection")
+    inspect_memory_bytes: int = Field(default=16 * GIB, gt=0)
+
+
+class Settings(InspectionSettings):
+    """Sizes are bytes and times are seconds."""
 
     database_url: str = Field(validation_alias="DATABASE_URL", description="PostgreSQL, postgresql://...")
     redis_url: str = Field(validation_alias="REDIS_URL", description="Celery's broker, redis://...")
@@ -31,7 +39,6 @@ class Settings(BaseSettings):
     samples_max_rows: int = Field(default=200_000, gt=0)
     body_max_bytes: int = Field(default=1 * MIB, gt=0, description="for JSON bodies")
     body_grace_seconds: float = Field(default=30, gt=0, description="a body that pauses for longer is given up")
-    model_max_bytes: int = Field(default=32 * GIB, gt=0, description="of an archive, unpacked")
 
     lease_seconds: float = Field(
         default=30,
@@ -48,8 +55,6 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, gt=0, description="claims before a job or a model is given up")
 
     worker_slots: int = Field(default=2, gt=0, description="tasks that one worker runs at a time")
-    inspect_seconds: float = Field(default=600, gt=0, description="wall-clock limit of one inspection")
-    inspect_memory_bytes: int = Field(default=16 * GIB, gt=0)
     job_seconds: float = Field(default=24 * 3600, gt=0, description="wall-clock limit of one job")
     torch_threads: int = Field(default=0, ge=0, description="threads of one job on the CPU; 0: one per core")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

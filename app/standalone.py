@@ -82,6 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def up() -> None:
+    """Start the whole service on this machine; Ctrl-C stops it."""
+    sys.exit(main([]))
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m app.standalone", description="The whole service on one machine.")
     parser.add_argument("--json", action="store_true", help="print one line of JSON when ready, for programs")

@@ -11,48 +11,27 @@ import contextlib
 import logging
 import re
 import shutil
-import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.domain.errors import (
-    ChildCrashed,
-    ChildFailed,
-    ChildMisspoke,
-    ChildOutOfMemory,
-    ChildTimeout,
-    LeaseLost,
-    ModelRefused,
-)
-from app.domain.manifest import FileEntry, Manifest
-from app.domain.model import ARCHIVE, Finding, Model, ModelFacts, Severity
+from app.domain.errors import LeaseLost
+from app.domain.manifest import Manifest
+from app.domain.model import ARCHIVE, Finding, Model, ModelFacts
 from app.intake.admit import Order
-from app.intake.config_keys import FAMILIES
-from app.intake.file_names import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from app.store import model_rows
-from workers import sandbox
-from workers.channel import findings_of, plain
+from workers.judge import Refused, judge, new_order
 from workers.services import Services
 
 log = logging.getLogger(__name__)
 
-FILES = frozenset({CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG})
 PAUSE_SECONDS = 5.0
-TICK_SECONDS = 0.5
-# What it says of the content when the inspector came to no answer of its own.
-RULES: Mapping[type[ChildFailed], str] = {
-    ChildCrashed: "SB-CRASH",
-    ChildTimeout: "SB-TIMEOUT",
-    ChildOutOfMemory: "SB-MEMORY",
-    ChildMisspoke: "SB-PROTOCOL",
-}
 _FOLDER = re.compile(r"inspect-([0-9a-f-]{36})-(\d+)")
 
 
@@ -141,75 +120,27 @@ def clear_leftovers(services: Services) -> None:
 
 def _verdict(services: Services, claimed: Model, folder: Path, heart: _Heart) -> _Admitted | tuple[Finding, ...]:
     """What came of it: an admission, or the findings that refuse the model. Any other error is no verdict."""
-    try:
-        order = _lay_out(services, claimed, folder, heart)
-        result = _ask_child(services, order, folder, heart)
-        return _adopt(services, folder / "out", result)
-    except ModelRefused as refused:
-        findings: tuple[Finding, ...] = refused.details["findings"]
-        return findings or (Finding("SB-PROTOCOL", Severity.REFUSAL, "", refused.message),)
-    except ChildFailed as failed:
-        log.warning("model %s: %s: %s %r", claimed.id, failed.code, failed.message, failed.log_tail)
-        message = f"The inspection came to no answer. {failed.message} Such a file is not admitted."
-        return (Finding(RULES.get(type(failed), "SB-CRASH"), Severity.REFUSAL, "", message),)
+    order = _lay_out(services, claimed, folder, heart)
+    verdict = judge(order, folder, services.settings, heart.check)
+    if isinstance(verdict, Refused):
+        if (failed := verdict.failure) is not None:
+            log.warning("model %s: %s: %s %r", claimed.id, failed.code, failed.message, failed.log_tail)
+        return verdict.findings
+    entries = [services.vault.adopt(file) for file in verdict.files]
+    return _Admitted(Manifest.of(entries), verdict.facts, verdict.notes)
 
 
 def _lay_out(services: Services, claimed: Model, folder: Path, heart: _Heart) -> Order:
     """Copy what was uploaded into the folder, checked byte by byte, under names that we chose."""
-    inputs, work, out = folder / "in", folder / "work", folder / "out"
-    for room in (inputs, work, out):
-        room.mkdir()
+    inputs = folder / "in"
+    inputs.mkdir()
     files: dict[str, Path] = {}
     for number, entry in enumerate(claimed.source):
         files[entry.path] = inputs / f"{number:04d}"
         services.vault.copy_verified(entry.sha256, files[entry.path])
         heart.check()
     archive = files.pop(ARCHIVE, None)
-    return Order(files, archive, work, out, services.settings.model_max_bytes)
-
-
-def _ask_child(services: Services, order: Order, folder: Path, heart: _Heart) -> Mapping[str, Any]:
-    known = services.settings
-    return sandbox.run(
-        "inspect",
-        order.to_dict(),
-        limits=sandbox.Limits(
-            wall_seconds=known.inspect_seconds,
-            memory_bytes=known.inspect_memory_bytes,
-            file_bytes=known.model_max_bytes,
-        ),
-        workdir=folder,
-        on_tick=heart.check,
-        tick_seconds=TICK_SECONDS,
-    )
-
-
-def _adopt(services: Services, out: Path, result: Mapping[str, Any]) -> _Admitted:
-    """Into the vault with the files of our names, hashed here. Raises ChildMisspoke."""
-    facts, notes = _facts(result.get("facts")), _notes(result.get("notes"))
-    found = sorted(out.iterdir())
-    if {file.name for file in found} != FILES or not all(stat.S_ISREG(file.lstat().st_mode) for file in found):
-        raise ChildMisspoke("It did not leave the files of a model.")
-    entries: list[FileEntry] = [services.vault.adopt(file) for file in found]
-    return _Admitted(Manifest.of(entries), facts, notes)
-
-
-def _facts(data: Any) -> ModelFacts:
-    match data:
-        case {
-            "model_type": str(kind),
-            "architecture": str(name),
-            "labels": list(labels),
-            "parameters": int(count),
-        } if kind in FAMILIES and FAMILIES[kind].architecture == name and 0 < count < 1 << 48 and len(labels) >= 2:
-            return ModelFacts(kind, name, tuple(plain(label, 200) for label in labels), count)
-    raise ChildMisspoke("It did not say what the model is.")
-
-
-def _notes(data: Any) -> tuple[Finding, ...]:
-    if not isinstance(data, list):
-        raise ChildMisspoke("Its notes are no list.")
-    return tuple(finding for finding in findings_of(data) if finding.severity is Severity.NOTE)
+    return new_order(folder, files, archive, services.settings.model_max_bytes)
 
 
 def _finish(services: Services, claimed: Model, verdict: _Admitted | tuple[Finding, ...]) -> None:

@@ -23,7 +23,8 @@ from app.store import model_rows
 from app.store.vault import Vault
 from tests.checkpoint_by_hand import CONFIG, TOKENIZER, dumped, tensors
 from tests.tiny_model import make_tiny_checkpoint
-from workers.inspect_model import RULES, clear_leftovers, inspect_model
+from workers.inspect_model import clear_leftovers, inspect_model
+from workers.judge import RULES
 from workers.services import Services
 
 
