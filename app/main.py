@@ -9,12 +9,16 @@ import re
 from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
+from sqlalchemy import Engine
 from starlette.types import Lifespan
 
-from app.api import artifacts, events, failures, health, jobs, models, samples, uploads
+from app.api import artifacts, events, failures, health, jobs, keys, models, samples, uploads
+from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
 from app.api.tus import TusLayer
+from app.identity.gate import Gate
+from app.identity.oidc import Issuer, TokenReader
 from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
 from app.settings import Settings
@@ -28,10 +32,13 @@ STREAMED = re.compile(r"(POST|PATCH) /v1/uploads(/[^/]*)?$|PUT /v1/uploads/|POST
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The API over the given settings, or over the environment's. Refuses to be built without an API key."""
+    """The API over the given settings, or over the environment's. Refuses to be built where no caller could have a
+    key: it answers nobody without one, whatever address it listens on."""
     settings = settings or read_settings()
-    if settings.api_key is None:
-        raise SystemExit("Set LETHE_API_KEY (lethe_<keyid>_<secret>): the API answers nobody without a key.")
+    if settings.api_key is None and settings.key_pepper is None and settings.oidc_issuer is None:
+        raise SystemExit(
+            "Set LETHE_API_KEY (lethe_<keyid>_<secret>) or LETHE_KEY_PEPPER: the API answers nobody without a key."
+        )
     app = create_routes(_lifespan)
     database, vault = open_database(settings.database_url), Vault(settings.vault)
     app.state.services = Services(
@@ -41,8 +48,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         receiver=Receiver(database, vault, settings.upload_ttl_seconds, settings.upload_max_bytes),
         dispatcher=Dispatcher(settings.redis_url),
         changes=ChangeFeed(settings.database_url),
+        gate=(gate := _gate(settings, database)),
     )
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
+    app.add_middleware(GateLayer, gate)  # around the cap: no body is read for a stranger
     app.add_middleware(TusLayer, "/v1/uploads")
     return app
 
@@ -60,9 +69,23 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
-    for room in (uploads, models, samples, jobs, events, artifacts):
-        app.include_router(room.router, prefix="/v1", dependencies=[Depends(authenticate), KEY_DESCRIBED])
+    for room in (uploads, models, samples, jobs, events, artifacts, keys):
+        app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
+    describe(app)
     return app
+
+
+def _gate(settings: Settings, database: Engine) -> Gate:
+    tokens = None
+    if settings.oidc_issuer is not None and settings.oidc_audience is not None:
+        issuer = Issuer(
+            settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url, settings.oidc_tenant_claim
+        )
+        tokens = TokenReader(issuer)
+    operator_key, pepper = (
+        secret.get_secret_value() if secret else None for secret in (settings.api_key, settings.key_pepper)
+    )
+    return Gate(database, operator_key, pepper, tokens)
 
 
 @contextlib.asynccontextmanager

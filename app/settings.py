@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+SHORTEST_SECRET = 20
+SHORTEST_PEPPER = 32
 
 
 class InspectionSettings(BaseSettings):
@@ -31,7 +35,16 @@ class Settings(InspectionSettings):
     database_url: str = Field(validation_alias="DATABASE_URL", description="PostgreSQL, postgresql://...")
     redis_url: str = Field(validation_alias="REDIS_URL", description="Celery's broker, redis://...")
     vault: Path = Field(default=Path("var/vault"), description="folder that holds every stored file")
-    api_key: SecretStr | None = Field(default=None, description="the key that callers send: lethe_<keyid>_<secret>")
+    api_key: SecretStr | None = Field(
+        default=None, min_length=SHORTEST_SECRET, description="the operator's key: tenant `default`, every scope"
+    )
+    key_pepper: SecretStr | None = Field(
+        default=None, min_length=SHORTEST_PEPPER, description="what the digests of all other keys are made with"
+    )
+    oidc_issuer: str | None = Field(default=None, description="who makes the tokens that are taken beside keys")
+    oidc_audience: str | None = Field(default=None, description="what their `aud` must name")
+    oidc_jwks_url: str | None = Field(default=None, description="the issuer's keys; else its discovery tells")
+    oidc_tenant_claim: str = Field(default="tenant", min_length=1, description="the claim that names the tenant")
 
     upload_max_bytes: int = Field(default=16 * GIB, gt=0)
     upload_ttl_seconds: float = Field(default=24 * 3600, gt=0, description="an unfinished upload lives this long")
@@ -64,6 +77,19 @@ class Settings(InspectionSettings):
     def _psycopg(cls, url: str) -> str:
         return sqlalchemy_url(url)
 
+    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _trusted(cls, url: str | None) -> str | None:
+        if url is not None and not trusted_url(url):
+            raise ValueError("it must be an https:// address (http:// only on the loopback address)")
+        return url
+
+    @model_validator(mode="after")
+    def _whole_issuer(self) -> Self:
+        if (self.oidc_issuer is None) != (self.oidc_audience is None):
+            raise ValueError("LETHE_OIDC_ISSUER and LETHE_OIDC_AUDIENCE come together")
+        return self
+
 
 class StandaloneSettings(BaseSettings):
     """What `python -m app.standalone` reads beside the above; it sets DATABASE_URL and REDIS_URL itself."""
@@ -74,6 +100,7 @@ class StandaloneSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8420, ge=0, le=65535, description="0: any free port")
     api_key: SecretStr | None = Field(default=None, description="else one is made at the first start, and kept")
+    key_pepper: SecretStr | None = Field(default=None, description="else one is made at the first start, and kept")
     vault: Path | None = Field(default=None, description="folder that holds every stored file; else one in `data`")
     worker_slots: int = Field(default=2, gt=0, description="tasks that the worker runs at a time")
 
@@ -82,6 +109,14 @@ class StandaloneSettings(BaseSettings):
 def settings() -> Settings:
     """The process's settings. Raises pydantic's ValidationError, which names each variable that is wrong."""
     return Settings.model_validate({})
+
+
+def trusted_url(url: str) -> bool:
+    """Whether what is read there cannot be changed on the way: TLS, or this very machine."""
+    parts = urlsplit(url)
+    return (parts.scheme == "https" and bool(parts.hostname)) or (
+        parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    )
 
 
 def sqlalchemy_url(url: str) -> str:

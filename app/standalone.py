@@ -7,6 +7,7 @@ folder; the next start finds everything again; Ctrl-C or SIGTERM ends all of it,
 In the data folder (LETHE_DATA, by default var/lethe):
 
     api-key        the generated key, readable by its owner alone
+    key-pepper     what the digests of all other keys are made with; without it those keys are void
     service.json   while the service runs: address, key, process ids
     vault/ postgres/ redis/ sockets/ logs/
 """
@@ -57,6 +58,7 @@ class Service:
     host: str
     port: int
     api_key: str
+    key_pepper: str
     vault: Path
     worker_slots: int
 
@@ -146,19 +148,26 @@ def _where(data: Path) -> str:
 
 
 def _plan(settings: StandaloneSettings, data: Path) -> Service:
-    key = settings.api_key.get_secret_value() if settings.api_key else _kept_key(data / "api-key")
+    key = settings.api_key.get_secret_value() if settings.api_key else _kept(data / "api-key", _new_key)
+    given = settings.key_pepper
+    pepper = given.get_secret_value() if given else _kept(data / "key-pepper", lambda: secrets.token_hex(32))
     vault = settings.vault.resolve() if settings.vault else data / "vault"
     port = _claim_port(settings.host, settings.port)
-    return Service(data, settings.host, port, key, vault, settings.worker_slots)
+    return Service(data, settings.host, port, key, pepper, vault, settings.worker_slots)
 
 
-def _kept_key(file: Path) -> str:
-    """The key made at the first start: lethe_<8 hex digits>_<48 hex digits>."""
+def _kept(file: Path, make: Callable[[], str]) -> str:
+    """The secret made at the first start."""
     with contextlib.suppress(FileNotFoundError):
         return file.read_text().strip()
-    key = f"lethe_{secrets.token_hex(4)}_{secrets.token_hex(24)}"
-    _write_private(file, key + "\n")
-    return key
+    secret = make()
+    _write_private(file, secret + "\n")
+    return secret
+
+
+def _new_key() -> str:
+    """lethe_<8 hex digits>_<48 hex digits>."""
+    return f"lethe_{secrets.token_hex(4)}_{secrets.token_hex(24)}"
 
 
 def _claim_port(host: str, port: int) -> int:
@@ -268,11 +277,11 @@ class _Start:
 
 
 def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program]:
-    """Our own processes. Only the API gets the key. A worker that is stopped mid-job loses nothing: its lease ends
-    and the job goes on at the next start."""
+    """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job loses nothing: its
+    lease ends and the job goes on at the next start."""
     listen = ("--host", service.host, "--port", str(service.port))
     quiet = ("--no-access-log", "--timeout-graceful-shutdown", "3")
-    keyed = environment | {"LETHE_API_KEY": service.api_key}
+    keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper}
     yield _python("api", "uvicorn", "app.main:create_app", "--factory", *listen, *quiet, environment=keyed)
     celery = ("celery", "-A", "workers.celery_app")
     alone = ("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat")

@@ -16,6 +16,7 @@ import httpx2
 from tests.conftest import ROOT, free_port
 
 KEY = "lethe_test_0123456789abcdef"
+PEPPER = "a pepper for tests, which no key of a real service was made with"
 START_SECONDS = 60.0
 
 
@@ -48,6 +49,7 @@ class ApiProcess:
             "REDIS_URL": self.redis_url,
             "LETHE_VAULT": str(self.vault),
             "LETHE_API_KEY": KEY,
+            "LETHE_KEY_PEPPER": PEPPER,
         }
         environment = os.environ | settings | self.environment
         with (self.vault / "api.log").open("ab") as log:

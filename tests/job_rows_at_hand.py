@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, text
 
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.job import Delivery, Job, JobOrder
 from app.domain.manifest import FileEntry, Manifest
@@ -36,11 +37,14 @@ FACTS = {
 }
 
 
-def add_model(connection: Connection, status: str = "admitted", facts: Mapping[str, Any] = FACTS) -> UUID:
+def add_model(
+    connection: Connection, status: str = "admitted", facts: Mapping[str, Any] = FACTS, tenant: str = DEFAULT_TENANT
+) -> UUID:
     model_id, admitted = new_id(), status == "admitted"
     manifest = Manifest.of([FileEntry("model.safetensors", 3, DIGEST)])
     row: dict[str, Any] = {
         "id": model_id,
+        "tenant": tenant,
         "name": "tiny",
         "status": status,
         "sent_at": func.clock_timestamp(),
@@ -52,10 +56,13 @@ def add_model(connection: Connection, status: str = "admitted", facts: Mapping[s
     return model_id
 
 
-def add_samples(connection: Connection, kind: str, sha256: str = DIGEST, rows: int = 40) -> UUID:
+def add_samples(
+    connection: Connection, kind: str, sha256: str = DIGEST, rows: int = 40, tenant: str = DEFAULT_TENANT
+) -> UUID:
     samples_id = new_id()
     row = {
         "id": samples_id,
+        "tenant": tenant,
         "name": kind,
         "kind": kind,
         "sha256": sha256,
@@ -67,11 +74,11 @@ def add_samples(connection: Connection, kind: str, sha256: str = DIGEST, rows: i
     return samples_id
 
 
-def an_order(connection: Connection, **changes: Any) -> JobOrder:
+def an_order(connection: Connection, tenant: str = DEFAULT_TENANT, **changes: Any) -> JobOrder:
     values: dict[str, Any] = {
-        "model_id": add_model(connection),
-        "triggered_id": add_samples(connection, "triggered"),
-        "clean_id": add_samples(connection, "clean"),
+        "model_id": add_model(connection, tenant=tenant),
+        "triggered_id": add_samples(connection, "triggered", tenant=tenant),
+        "clean_id": add_samples(connection, "clean", tenant=tenant),
         "base_model_id": None,
         "method": "lya",
         "recipe": {name: value for name, value in Recipe.of("lya").to_dict().items() if name != "method"},
@@ -82,8 +89,8 @@ def an_order(connection: Connection, **changes: Any) -> JobOrder:
     return JobOrder(**values | changes)
 
 
-def add_job(connection: Connection, **changes: Any) -> Job:
-    job = job_rows.insert(connection, new_id(), an_order(connection, **changes), DIGEST)
+def add_job(connection: Connection, tenant: str = DEFAULT_TENANT, **changes: Any) -> Job:
+    job = job_rows.insert(connection, tenant, new_id(), an_order(connection, tenant, **changes), DIGEST)
     assert job is not None
     return job
 

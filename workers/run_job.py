@@ -134,13 +134,13 @@ def run_folder(services: Services, job_id: UUID, token: int) -> Path:
 
 def _lay_out(run: _Run) -> Mapping[str, Any]:
     """Copy what the order names into the folder, checked byte by byte. Returns the child's request."""
-    order, folder = run.claim.job.order, run.folder
+    job, order, folder = run.claim.job, run.claim.job.order, run.folder
     with run.services.database.connect() as connection:
-        model = model_rows.get(connection, order.model_id)
-        base = model_rows.get(connection, order.base_model_id) if order.base_model_id else None
+        model = model_rows.get(connection, job.tenant, order.model_id)
+        base = model_rows.get(connection, job.tenant, order.base_model_id) if order.base_model_id else None
         given = {
-            "triggered": sample_rows.get(connection, order.triggered_id),
-            "clean": sample_rows.get(connection, order.clean_id),
+            "triggered": sample_rows.get(connection, job.tenant, order.triggered_id),
+            "clean": sample_rows.get(connection, job.tenant, order.clean_id),
         }
     for name, samples in given.items():
         run.services.vault.copy_verified(samples.sha256, folder / f"{name}.jsonl")

@@ -17,16 +17,18 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from app.api import conditions
-from app.api.deps import Services, ServicesDep
+from app.api.access import needs
+from app.api.deps import CallerDep, Services, ServicesDep
 from app.api.jobs import CACHE, not_delivered
 from app.api.schemas import ArtifactList
 from app.domain.errors import BadRequest, NotAcceptable, NotFound
+from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.manifest import FileEntry, Manifest
 from app.store import job_rows
 from app.store.vault import CHUNK, Vault
 
-router = APIRouter(tags=["artifacts"])
+router = APIRouter(tags=["artifacts"], dependencies=[needs(Scope.JOBS_READ)])
 
 TAR = "application/x-tar"
 BYTES = "application/octet-stream"
@@ -39,13 +41,14 @@ END_OF_TAR = bytes(2 * BLOCK)
 def list_artifacts(  # noqa: PLR0917 - one argument for each header
     request: Request,
     job_id: str,
+    caller: CallerDep,
     services: ServicesDep,
     form: Annotated[str | None, Query(alias="format", description="tar: all files in one stream")] = None,
     accept: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The manifest of the repaired model as JSON, or with `Accept: application/x-tar` the model itself."""
-    manifest = _manifest(services, parse_id(job_id, "job"))
+    manifest = _manifest(services, caller.tenant, parse_id(job_id, "job"))
     wanted = _form(form, accept)
     headers = CACHE | {"ETag": f'"{manifest.digest}.{wanted}"', "Vary": "Accept"}
     if conditions.matches(if_none_match, headers["ETag"]):
@@ -68,13 +71,14 @@ def fetch_artifact(  # noqa: PLR0917 - one argument for each header
     request: Request,
     job_id: str,
     path: str,
+    caller: CallerDep,
     services: ServicesDep,
     wanted_range: Annotated[str | None, Header(alias="range")] = None,
     if_range: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """One file, or one range of it."""
-    entry = _manifest(services, parse_id(job_id, "job")).get(path)
+    entry = _manifest(services, caller.tenant, parse_id(job_id, "job")).get(path)
     if entry is None:
         raise NotFound(f"The model has no file {path[:200]!r}: see /v1/jobs/{job_id}/artifacts.")
     headers = _file_headers(entry)
@@ -87,10 +91,10 @@ def fetch_artifact(  # noqa: PLR0917 - one argument for each header
     return _file(services.vault.open_verified(entry.sha256), entry, part, headers)
 
 
-def _manifest(services: Services, job_id: UUID) -> Manifest:
+def _manifest(services: Services, tenant: str, job_id: UUID) -> Manifest:
     with services.database.connect() as connection:
-        job = job_rows.get(connection, job_id)
-        delivery = job_rows.delivery(connection, job_id)
+        job = job_rows.get(connection, tenant, job_id)
+        delivery = job_rows.delivery(connection, tenant, job_id)
     if delivery is None:
         raise not_delivered(job, "artifact")
     return delivery.manifest

@@ -1,8 +1,7 @@
-"""What every route may ask for: the process's services, and a caller with a key."""
+"""What every route may ask for: the process's services, and the caller."""
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,7 +10,8 @@ from fastapi.security import HTTPBearer
 from sqlalchemy import Engine
 
 from app.domain.errors import Unauthenticated
-from app.domain.identity import Caller, Scope
+from app.domain.identity import Caller
+from app.identity.gate import Gate
 from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
 from app.settings import Settings
@@ -29,6 +29,7 @@ class Services:
     receiver: Receiver
     dispatcher: Dispatcher
     changes: ChangeFeed
+    gate: Gate
 
 
 def services(request: Request) -> Services:
@@ -36,18 +37,24 @@ def services(request: Request) -> Services:
     return found
 
 
-def authenticate(request: Request) -> Caller:
-    """Bearer authentication (RFC 6750), compared in constant time. Without a key nothing is answered."""
-    key = services(request).settings.api_key
-    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    known = key is not None and hmac.compare_digest(sent.strip().encode(), key.get_secret_value().encode())
-    if scheme.lower() != "bearer" or not known:
-        raise Unauthenticated("Send the API key: 'Authorization: Bearer lethe_<keyid>_<secret>'.")
-    return Caller("default", "key", frozenset(Scope))
+async def authenticate(request: Request) -> Caller:
+    """The caller whom `access.GateLayer` let in. Closed where that layer is missing."""
+    caller = getattr(request.state, "caller", None)
+    if not isinstance(caller, Caller):
+        raise Unauthenticated("Nobody is known here without the gate.")
+    return caller
 
 
 # Says in the OpenAPI document that a key is needed; `authenticate` is what asks for it.
-KEY_DESCRIBED = Security(HTTPBearer(scheme_name="key", bearerFormat="lethe_<keyid>_<secret>", auto_error=False))
+KEY_DESCRIBED = Security(
+    HTTPBearer(
+        scheme_name="key",
+        bearerFormat="lethe_<keyid>_<secret>",
+        description="An API key, or a token of the configured OpenID Connect issuer. Each call lists the scopes of "
+        "which it needs one; `admin` stands for all.",
+        auto_error=False,
+    )
+)
 
 ServicesDep = Annotated[Services, Depends(services)]
 CallerDep = Annotated[Caller, Depends(authenticate)]

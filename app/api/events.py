@@ -20,8 +20,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import DBAPIError
 
-from app.api.deps import Services, ServicesDep
+from app.api.access import needs
+from app.api.deps import CallerDep, Services, ServicesDep
 from app.domain.errors import BadRequest, NotFound
+from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.job import JobEvent, JobStatus
 from app.store import event_rows, job_rows
@@ -48,27 +50,30 @@ class _News:
         return self.status.done and len(self.events) < BATCH
 
 
-@router.get("/jobs/{job_id}/events", response_class=StreamingResponse)
-async def stream_events(
+@router.get("/jobs/{job_id}/events", response_class=StreamingResponse, dependencies=[needs(Scope.JOBS_READ)])
+async def stream_events(  # noqa: PLR0917 - one argument for each header
     request: Request,
     job_id: str,
+    caller: CallerDep,
     services: ServicesDep,
     last_event_id: Annotated[str | None, Header()] = None,
     since: Annotated[str | None, Query(alias="last_event_id")] = None,
 ) -> Response:
     """Status, phase and metric events, from the first or from the one after Last-Event-ID."""
     found, last = parse_id(job_id, "job"), _number(last_event_id if last_event_id is not None else since)
-    news = await run_in_threadpool(_read, services, found, last)
+    news = await run_in_threadpool(_read, services, caller.tenant, found, last)
     if last and news.finished and not news.events:
         return Response(status_code=204)
-    return StreamingResponse(_stream(services, found, last), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(
+        _stream(services, caller.tenant, found, last), media_type="text/event-stream", headers=HEADERS
+    )
 
 
-async def _stream(services: Services, job_id: UUID, last: int) -> AsyncIterator[str]:
+async def _stream(services: Services, tenant: str, job_id: UUID, last: int) -> AsyncIterator[str]:
     # Neither this line nor the comment below ends a block: some clients take a blank line for an (empty) event.
     yield f"retry: {RECONNECT_MILLISECONDS}\n"
     try:
-        async for text in _live(services, job_id, last):
+        async for text in _live(services, tenant, job_id, last):
             yield text
     except NotFound:
         yield _event("end", {"status": "deleted"})
@@ -76,12 +81,12 @@ async def _stream(services: Services, job_id: UUID, last: int) -> AsyncIterator[
         log.warning("cut the event stream of job %s: %s", job_id, type(error).__name__)
 
 
-async def _live(services: Services, job_id: UUID, last: int) -> AsyncIterator[str]:
+async def _live(services: Services, tenant: str, job_id: UUID, last: int) -> AsyncIterator[str]:
     clock = asyncio.get_running_loop().time
     with services.changes.watch(job_id) as changed:
         quiet_since = clock()
         while True:
-            news = await run_in_threadpool(_read, services, job_id, last)
+            news = await run_in_threadpool(_read, services, tenant, job_id, last)
             for event in news.events:
                 yield _event(event.kind, {"at": event.at.isoformat(), **event.data}, event.seq)
                 last, quiet_since = event.seq, clock()
@@ -96,10 +101,10 @@ async def _live(services: Services, job_id: UUID, last: int) -> AsyncIterator[st
             await wait(changed)
 
 
-def _read(services: Services, job_id: UUID, last: int) -> _News:
+def _read(services: Services, tenant: str, job_id: UUID, last: int) -> _News:
     """The status first: what is done by then has all its events written."""
     with services.database.connect() as connection:
-        _, status = job_rows.version(connection, job_id)
+        _, status = job_rows.version(connection, tenant, job_id)
         return _News(event_rows.after(connection, job_id, last, BATCH), status)
 
 

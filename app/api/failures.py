@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -124,6 +124,9 @@ async def _lethe_error(_request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="lethe"'
+    if status == 403 and "scopes" in error.details:  # RFC 6750, section 3.1
+        scopes = " ".join(error.details["scopes"])
+        headers["WWW-Authenticate"] = f'Bearer realm="lethe", error="insufficient_scope", scope="{scopes}"'
     if status == 416:
         headers["Content-Range"] = f"bytes */{error.details['size']}"
     return problem(status, error.code, error.message, headers, error.details)
@@ -199,12 +202,25 @@ async def _unexpected(_request: Request, error: Exception) -> Response:
     )
 
 
+HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    errors.LetheError: _lethe_error,
+    HTTPException: _http_error,
+    RequestValidationError: _validation_error,
+    OperationalError: _database_down,
+    InterfaceError: _database_down,
+    PoolTimeout: _database_down,
+    OSError: _os_error,
+    Exception: _unexpected,
+}
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """For a layer around the routes: what `install` would have answered."""
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    return await handler(request, error)
+
+
 def install(app: FastAPI) -> None:
     """Make `app` answer every error as a problem."""
-    app.add_exception_handler(errors.LetheError, _lethe_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    for down in (OperationalError, InterfaceError, PoolTimeout):
-        app.add_exception_handler(down, _database_down)
-    app.add_exception_handler(OSError, _os_error)
-    app.add_exception_handler(Exception, _unexpected)
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)

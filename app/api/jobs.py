@@ -14,9 +14,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from app.api import conditions
-from app.api.deps import Services, ServicesDep
+from app.api.access import needs
+from app.api.deps import CallerDep, Services, ServicesDep
 from app.api.schemas import JobPage, JobSummary, JobView, MetricPage, MetricView, NewJob
 from app.domain.errors import BadRequest, Conflict, NotAcceptable
+from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.job import Job, JobStatus
 from app.jobs import cancel as ending
@@ -26,31 +28,34 @@ from app.store.changes import wait
 
 router = APIRouter(tags=["jobs"])
 
+READERS = needs(Scope.JOBS_READ)
+WRITERS = needs(Scope.JOBS_WRITE)
 VIEW_EDITION = 1  # raise it when the same job is shown in another way: it is a part of every ETag
 LONGEST_KEY = 255
 CACHE = {"Cache-Control": "private, no-cache"}
 RETRY_AFTER_SECONDS = 2
 
 
-@router.post("/jobs", status_code=202, response_model=JobView)
+@router.post("/jobs", status_code=202, response_model=JobView, dependencies=[WRITERS])
 def create_job(
     new: NewJob,
+    caller: CallerDep,
     services: ServicesDep,
     idempotency_key: Annotated[str | None, Header(description="the same key makes one job, not two")] = None,
 ) -> Response:
     """Make a job. It is queued when this returns; follow it at Location."""
-    job = submitting.submit(
-        services.database, services.vault, services.dispatcher, new.request(), _checked_key(idempotency_key)
-    )
-    answer = _shown(services, job.id, status_code=202)
+    asked, key = new.request(), _checked_key(idempotency_key)
+    job = submitting.submit(services.database, services.vault, services.dispatcher, caller, asked, key=key)
+    answer = _shown(services, job.tenant, job.id, status_code=202)
     answer.headers["Location"] = f"/v1/jobs/{job.id}"
     answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return answer
 
 
-@router.get("/jobs", response_model=JobPage)
+@router.get("/jobs", response_model=JobPage, dependencies=[READERS])
 def list_jobs(  # noqa: PLR0917 - one argument for each query parameter
     request: Request,
+    caller: CallerDep,
     services: ServicesDep,
     after: Annotated[str | None, Query(description="the last id of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -61,7 +66,7 @@ def list_jobs(  # noqa: PLR0917 - one argument for each query parameter
     last = parse_id(after, "job") if after is not None else None
     model_id = parse_id(model, "model") if model is not None else None
     with services.database.connect() as connection:
-        found = job_rows.page(connection, limit + 1, last, status, model_id)
+        found = job_rows.page(connection, caller.tenant, limit + 1, last, status=status, model_id=model_id)
     page = JobPage(data=[JobSummary.of(job) for job in found[:limit]], has_more=len(found) > limit)
     headers = dict(CACHE)
     if page.has_more:
@@ -70,9 +75,15 @@ def list_jobs(  # noqa: PLR0917 - one argument for each query parameter
     return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 
-@router.get("/jobs/{job_id}", response_model=JobView, responses={304: {"description": "not changed"}})
+@router.get(
+    "/jobs/{job_id}",
+    response_model=JobView,
+    responses={304: {"description": "not changed"}},
+    dependencies=[READERS],
+)
 async def show_job(
     job_id: str,
+    caller: CallerDep,
     services: ServicesDep,
     if_none_match: Annotated[str | None, Header()] = None,
     prefer: Annotated[str | None, Header(description="wait=30: answer once the job has changed")] = None,
@@ -80,18 +91,20 @@ async def show_job(
     """One job. With `Prefer: wait=N` the answer comes when the job changes, is done, or N seconds are over."""
     found, seconds = parse_id(job_id, "job"), conditions.wait_seconds(prefer)
     if seconds is not None:
-        await _until_changed(services, found, if_none_match, seconds)
-    answer = await run_in_threadpool(_shown, services, found, if_none_match)
+        await _until_changed(services, caller.tenant, found, if_none_match, seconds)
+    answer = await run_in_threadpool(_shown, services, caller.tenant, found, if_none_match)
     if seconds is not None:
         answer.headers["Preference-Applied"] = f"wait={seconds}"
     return answer
 
 
-async def _until_changed(services: Services, job_id: UUID, if_none_match: str | None, seconds: float) -> None:
+async def _until_changed(
+    services: Services, tenant: str, job_id: UUID, if_none_match: str | None, seconds: float
+) -> None:
     """Until the job has another version than the caller knows (by If-None-Match, else the present one) or is done."""
     deadline = asyncio.get_running_loop().time() + seconds
     with services.changes.watch(job_id) as changed:
-        version, status = await run_in_threadpool(_version, services, job_id)
+        version, status = await run_in_threadpool(_version, services, tenant, job_id)
         if if_none_match is not None and not conditions.matches(if_none_match, _etag(version)):
             return
         now = version
@@ -100,38 +113,41 @@ async def _until_changed(services: Services, job_id: UUID, if_none_match: str | 
             if left <= 0:
                 return
             await wait(changed, left)
-            now, status = await run_in_threadpool(_version, services, job_id)
+            now, status = await run_in_threadpool(_version, services, tenant, job_id)
 
 
-def _version(services: Services, job_id: UUID) -> tuple[int, JobStatus]:
+def _version(services: Services, tenant: str, job_id: UUID) -> tuple[int, JobStatus]:
     with services.database.connect() as connection:
-        return job_rows.version(connection, job_id)
+        return job_rows.version(connection, tenant, job_id)
 
 
-@router.get("/jobs/{job_id}/metrics", response_model=MetricPage)
+@router.get("/jobs/{job_id}/metrics", response_model=MetricPage, dependencies=[READERS])
 def show_metrics(
     job_id: str,
+    caller: CallerDep,
     services: ServicesDep,
     after: Annotated[int, Query(ge=-1, le=2**31 - 1, description="the last step known")] = -1,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """The series, step by step."""
     with services.database.connect() as connection:
-        job = job_rows.get(connection, parse_id(job_id, "job"))
+        job = job_rows.get(connection, caller.tenant, parse_id(job_id, "job"))
         found = event_rows.metrics(connection, job.id, after, limit + 1)
     page = MetricPage(data=[MetricView.of(metric) for metric in found[:limit]], has_more=len(found) > limit)
     return JSONResponse(page.model_dump(mode="json"), headers=CACHE)
 
 
-@router.get("/jobs/{job_id}/report")
-def show_report(job_id: str, services: ServicesDep, accept: Annotated[str | None, Header()] = None) -> Response:
+@router.get("/jobs/{job_id}/report", dependencies=[READERS])
+def show_report(
+    job_id: str, caller: CallerDep, services: ServicesDep, accept: Annotated[str | None, Header()] = None
+) -> Response:
     """The report of a job that has succeeded."""
     if not conditions.accepts(accept, "application/json"):
         raise NotAcceptable("The report is made as application/json.", offered=["application/json"])
     found = parse_id(job_id, "job")
     with services.database.connect() as connection:
-        job = job_rows.get(connection, found)
-        delivery = job_rows.delivery(connection, found)
+        job = job_rows.get(connection, caller.tenant, found)
+        delivery = job_rows.delivery(connection, caller.tenant, found)
     if delivery is None:
         raise not_delivered(job, "report")
     return JSONResponse(delivery.report.to_dict(), headers=CACHE)
@@ -146,35 +162,37 @@ def not_delivered(job: Job, what: str) -> Conflict:
     return Conflict(f"The job is {job.status}: its {what} is there once it has succeeded.", state=job.status)
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202, response_model=JobView)
-def cancel_job(job_id: str, services: ServicesDep) -> Response:
+@router.post("/jobs/{job_id}/cancel", status_code=202, response_model=JobView, dependencies=[WRITERS])
+def cancel_job(job_id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """A queued job is cancelled at once; a running one is `cancelling` until its worker confirms."""
-    job = ending.cancel(services.database, parse_id(job_id, "job"))
-    return _shown(services, job.id, status_code=200 if job.status.done else 202)
+    job = ending.cancel(services.database, caller, parse_id(job_id, "job"))
+    return _shown(services, job.tenant, job.id, status_code=200 if job.status.done else 202)
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobView)
-def retry_job(job_id: str, services: ServicesDep) -> Response:
+@router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobView, dependencies=[WRITERS])
+def retry_job(job_id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Queue a job again that ended without a result, with the same order and seed."""
-    job = ending.retry(services.database, services.dispatcher, parse_id(job_id, "job"))
-    return _shown(services, job.id, status_code=202)
+    job = ending.retry(services.database, services.dispatcher, caller, parse_id(job_id, "job"))
+    return _shown(services, job.tenant, job.id, status_code=202)
 
 
-@router.delete("/jobs/{job_id}", status_code=204)
-def delete_job(job_id: str, services: ServicesDep) -> Response:
+@router.delete("/jobs/{job_id}", status_code=204, dependencies=[WRITERS])
+def delete_job(job_id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Forget a job that is done, with its history and its report."""
-    ending.delete(services.database, parse_id(job_id, "job"))
+    ending.delete(services.database, caller, parse_id(job_id, "job"))
     return Response(status_code=204)
 
 
-def _shown(services: Services, job_id: UUID, if_none_match: str | None = None, *, status_code: int = 200) -> Response:
+def _shown(
+    services: Services, tenant: str, job_id: UUID, if_none_match: str | None = None, *, status_code: int = 200
+) -> Response:
     """A poll that finds nothing new costs one indexed read."""
     with services.database.connect() as connection:
         if if_none_match is not None:
-            version, _ = job_rows.version(connection, job_id)
+            version, _ = job_rows.version(connection, tenant, job_id)
             if conditions.matches(if_none_match, _etag(version)):
                 return Response(status_code=304, headers=_headers(version))
-        job = job_rows.get(connection, job_id)
+        job = job_rows.get(connection, tenant, job_id)
         events = event_rows.transitions(connection, job_id)
     # An event that was committed between the two reads belongs to the next version.
     view = JobView.whole(job, [event for event in events if event.seq <= job.version])

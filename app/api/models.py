@@ -12,9 +12,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection
 
-from app.api.deps import ServicesDep
+from app.api.access import needs
+from app.api.deps import CallerDep, ServicesDep
 from app.api.model_schemas import ModelPage, ModelView, NewModel
 from app.domain.errors import Conflict, TooLarge
+from app.domain.identity import Scope
 from app.domain.ids import new_id, parse_id
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ARCHIVE
@@ -22,37 +24,40 @@ from app.store import model_rows, upload_rows
 
 router = APIRouter(tags=["models"])
 
+READERS = needs(Scope.MODELS_WRITE, Scope.JOBS_READ)
+WRITERS = needs(Scope.MODELS_WRITE)
 RETRY_AFTER_SECONDS = 2
 
 
-@router.post("/models", status_code=202, response_model=ModelView)
-def create_model(new: NewModel, services: ServicesDep) -> Response:
+@router.post("/models", status_code=202, response_model=ModelView, dependencies=[WRITERS])
+def create_model(new: NewModel, caller: CallerDep, services: ServicesDep) -> Response:
     """Make a model from finished uploads. It is inspected in the background: ask for it at Location until `done`."""
     wanted = {ARCHIVE: new.archive} if new.archive else new.files or {}
     with services.database.begin() as connection:
-        source = Manifest.of(_entry(connection, path, upload) for path, upload in wanted.items())
+        source = Manifest.of(_entry(connection, caller.tenant, path, upload) for path, upload in wanted.items())
         if source.size > services.settings.model_max_bytes:
             raise TooLarge(
                 f"The files have {source.size:,} bytes; at most {services.settings.model_max_bytes:,} are taken."
             )
-        model = model_rows.create(connection, new_id(), new.name, source, new.metadata)
+        model = model_rows.create(connection, caller.tenant, new_id(), new.name, source=source, metadata=new.metadata)
     services.dispatcher.inspect_model(model.id)
     headers = {"Location": f"/v1/models/{model.id}", "Retry-After": str(RETRY_AFTER_SECONDS)}
     return JSONResponse(ModelView.of(model).model_dump(mode="json"), 202, headers)
 
 
-def _entry(connection: Connection, path: str, upload_id: UUID) -> FileEntry:
+def _entry(connection: Connection, tenant: str, path: str, upload_id: UUID) -> FileEntry:
     """Raises NotFound, Gone, and Conflict for an upload that still lacks bytes."""
-    upload = upload_rows.get(connection, upload_id)
+    upload = upload_rows.get(connection, tenant, upload_id)
     if upload.sha256 is None:
         message = f"The upload {upload_id} has {upload.received:,} of {upload.length:,} bytes. Finish it first."
         raise Conflict(message)
     return FileEntry(path, upload.length, upload.sha256)
 
 
-@router.get("/models", response_model=ModelPage)
+@router.get("/models", response_model=ModelPage, dependencies=[READERS])
 def list_models(
     request: Request,
+    caller: CallerDep,
     services: ServicesDep,
     after: Annotated[str | None, Query(description="the last id of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -60,7 +65,7 @@ def list_models(
     """Models, the newest first."""
     last = parse_id(after, "model") if after is not None else None
     with services.database.connect() as connection:
-        found = model_rows.page(connection, limit + 1, last)
+        found = model_rows.page(connection, caller.tenant, limit + 1, last)
     page = ModelPage(data=[ModelView.of(model) for model in found[:limit]], has_more=len(found) > limit)
     headers = {}
     if page.has_more:
@@ -69,27 +74,28 @@ def list_models(
     return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 
-@router.get("/models/by-digest/{digest}")
+@router.get("/models/by-digest/{digest}", dependencies=[READERS])
 def find_model(
     digest: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the manifest, lower-case hex")],
+    caller: CallerDep,
     services: ServicesDep,
 ) -> ModelView:
     """The admitted model with this digest: what is known already needs no upload."""
     with services.database.connect() as connection:
-        return ModelView.of(model_rows.by_digest(connection, digest))
+        return ModelView.of(model_rows.by_digest(connection, caller.tenant, digest))
 
 
-@router.get("/models/{model_id}", response_model=ModelView)
-def show_model(model_id: str, services: ServicesDep) -> Response:
+@router.get("/models/{model_id}", response_model=ModelView, dependencies=[READERS])
+def show_model(model_id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """One model. While it is being inspected, Retry-After says when to ask again."""
     with services.database.connect() as connection:
-        view = ModelView.of(model_rows.get(connection, parse_id(model_id, "model")))
+        view = ModelView.of(model_rows.get(connection, caller.tenant, parse_id(model_id, "model")))
     headers = {} if view.done else {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return JSONResponse(view.model_dump(mode="json"), headers=headers)
 
 
-@router.delete("/models/{model_id}", status_code=204)
-def delete_model(model_id: str, services: ServicesDep) -> None:
+@router.delete("/models/{model_id}", status_code=204, dependencies=[WRITERS])
+def delete_model(model_id: str, caller: CallerDep, services: ServicesDep) -> None:
     """Forget a model. 409 while a job names it."""
     with services.database.begin() as connection:
-        model_rows.remove(connection, parse_id(model_id, "model"))
+        model_rows.remove(connection, caller.tenant, parse_id(model_id, "model"))

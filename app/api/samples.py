@@ -10,8 +10,10 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from app.api import bodies
-from app.api.deps import ServicesDep
+from app.api.access import needs
+from app.api.deps import CallerDep, ServicesDep
 from app.domain.errors import BadRequest, TooLarge, UnsupportedMedia
+from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.samples import SampleKind, SampleRow, SampleSet
 from app.intake.admit_samples import SampleFile, SampleLimits, admit_samples
@@ -20,6 +22,8 @@ from app.store import sample_rows
 
 router = APIRouter(tags=["samples"])
 
+READERS = needs(Scope.SAMPLES_WRITE, Scope.JOBS_READ)
+WRITERS = needs(Scope.SAMPLES_WRITE)
 MEDIA_TYPES = {
     "application/jsonl": SampleFormat.JSONL,
     "application/x-jsonl": SampleFormat.JSONL,
@@ -103,10 +107,11 @@ def _columns(
     return Columns(text, label, clean_text, true_label)
 
 
-@router.post("/samples", status_code=201)
+@router.post("/samples", status_code=201, dependencies=[WRITERS])
 async def add_samples(  # noqa: PLR0917 - FastAPI passes them by name
     request: Request,
     response: Response,
+    caller: CallerDep,
     services: ServicesDep,
     kind: SampleKind,
     columns: Annotated[Columns, Depends(_columns)],
@@ -119,7 +124,7 @@ async def add_samples(  # noqa: PLR0917 - FastAPI passes them by name
     limit = services.settings.samples_max_bytes
     if (bodies.declared_length(request) or 0) > limit:
         raise TooLarge(f"A file of samples has at most {limit:,} bytes. Send a part of the rows.", limit=limit)
-    given = SampleFile(name, kind, form or _format(request), columns)
+    given = SampleFile(caller.tenant, name, kind, form or _format(request), columns)
     bodies.refuse_wrapped(request)
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
     limits = SampleLimits(limit, services.settings.samples_max_rows)
@@ -128,10 +133,11 @@ async def add_samples(  # noqa: PLR0917 - FastAPI passes them by name
     return SamplesView.of(found)
 
 
-@router.get("/samples")
-def list_samples(
+@router.get("/samples", dependencies=[READERS])
+def list_samples(  # noqa: PLR0917 - one argument for each query parameter
     request: Request,
     response: Response,
+    caller: CallerDep,
     services: ServicesDep,
     after: Annotated[str | None, Query(description="the last id of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -139,7 +145,7 @@ def list_samples(
     """Sets of samples, the newest first."""
     last = parse_id(after, "set of samples") if after is not None else None
     with services.database.connect() as connection:
-        found = sample_rows.page(connection, limit + 1, last)
+        found = sample_rows.page(connection, caller.tenant, limit + 1, last)
     page = SamplesPage(data=[SamplesView.of(each) for each in found[:limit]], has_more=len(found) > limit)
     if page.has_more:
         following = request.url.include_query_params(after=str(page.data[-1].id))
@@ -147,17 +153,17 @@ def list_samples(
     return page
 
 
-@router.get("/samples/{samples_id}")
-def read_samples(samples_id: SamplesId, services: ServicesDep) -> SamplesView:
+@router.get("/samples/{samples_id}", dependencies=[READERS])
+def read_samples(samples_id: SamplesId, caller: CallerDep, services: ServicesDep) -> SamplesView:
     with services.database.connect() as connection:
-        return SamplesView.of(sample_rows.get(connection, samples_id))
+        return SamplesView.of(sample_rows.get(connection, caller.tenant, samples_id))
 
 
-@router.delete("/samples/{samples_id}", status_code=204)
-def delete_samples(samples_id: SamplesId, services: ServicesDep) -> Response:
+@router.delete("/samples/{samples_id}", status_code=204, dependencies=[WRITERS])
+def delete_samples(samples_id: SamplesId, caller: CallerDep, services: ServicesDep) -> Response:
     """Refused while a job names them."""
     with services.database.begin() as connection:
-        sample_rows.remove(connection, samples_id)
+        sample_rows.remove(connection, caller.tenant, samples_id)
     return Response(status_code=204)
 
 

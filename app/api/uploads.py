@@ -12,12 +12,14 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from app.api import bodies, tus
-from app.api.deps import ServicesDep
+from app.api.access import needs
+from app.api.deps import CallerDep, ServicesDep
 from app.domain.errors import BadRequest, TooLarge, UnsupportedMedia
+from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.upload import Upload
 
-router = APIRouter(tags=["uploads"])
+router = APIRouter(tags=["uploads"], dependencies=[needs(Scope.MODELS_WRITE)])
 
 
 class UploadView(BaseModel):
@@ -64,7 +66,7 @@ def describe(services: ServicesDep) -> Response:
 
 
 @router.post("/uploads", status_code=201, dependencies=[TusVersion])
-async def create(request: Request, services: ServicesDep) -> Response:
+async def create(request: Request, caller: CallerDep, services: ServicesDep) -> Response:
     """tus creation, and creation-with-upload where the first bytes come along."""
     length = _upload_length(request)
     header = request.headers.get("upload-metadata", "")
@@ -73,17 +75,18 @@ async def create(request: Request, services: ServicesDep) -> Response:
     checksum = tus.checksum(request.headers.get("upload-checksum"))
     _fits(request, length)
     receiver = services.receiver
-    upload = await run_in_threadpool(receiver.create, tus.file_name(name or "upload"), length, header)
+    checked = tus.file_name(name or "upload")
+    upload = await run_in_threadpool(receiver.create, caller.tenant, checked, length, header)
     if with_bytes:
         chunks = bodies.stream(request, services.settings.body_grace_seconds)
-        upload = await receiver.append(upload.id, 0, chunks, checksum)
+        upload = await receiver.append(caller.tenant, upload.id, 0, chunks, checksum)
     return Response(status_code=201, headers={"Location": _location(request, upload), **tus.state(upload)})
 
 
 @router.head("/uploads/{upload_id}", dependencies=[TusVersion])
-def offset(upload_id: UploadId, services: ServicesDep) -> Response:
+def offset(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> Response:
     """tus: where the upload goes on."""
-    upload = services.receiver.find(upload_id)
+    upload = services.receiver.find(caller.tenant, upload_id)
     headers = {"Upload-Length": str(upload.length), **tus.state(upload)}
     if upload.metadata:
         headers["Upload-Metadata"] = upload.metadata
@@ -91,31 +94,33 @@ def offset(upload_id: UploadId, services: ServicesDep) -> Response:
 
 
 @router.patch("/uploads/{upload_id}", status_code=204, dependencies=[TusVersion])
-async def append(upload_id: UploadId, request: Request, services: ServicesDep) -> Response:
+async def append(upload_id: UploadId, request: Request, caller: CallerDep, services: ServicesDep) -> Response:
     """tus: bytes from Upload-Offset on."""
     at = tus.number(request.headers, "upload-offset")
     if not _carries_chunk(request):
         raise UnsupportedMedia(f"Send the bytes as Content-Type: {tus.CHUNK_TYPE}.")
     checksum = tus.checksum(request.headers.get("upload-checksum"))
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
-    upload = await services.receiver.append(upload_id, at, chunks, checksum)
+    upload = await services.receiver.append(caller.tenant, upload_id, at, chunks, checksum)
     return Response(status_code=204, headers=tus.state(upload))
 
 
 @router.delete("/uploads/{upload_id}", status_code=204, dependencies=[TusVersion])
-def terminate(upload_id: UploadId, services: ServicesDep) -> Response:
+def terminate(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> Response:
     """tus termination: the upload is forgotten. A model made of it stays."""
-    services.receiver.discard(upload_id)
+    services.receiver.discard(caller.tenant, upload_id)
     return Response(status_code=204)
 
 
 @router.get("/uploads/{upload_id}", name="read_upload")
-def read(upload_id: UploadId, services: ServicesDep) -> UploadView:
-    return UploadView.of(services.receiver.find(upload_id))
+def read(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> UploadView:
+    return UploadView.of(services.receiver.find(caller.tenant, upload_id))
 
 
 @router.put("/uploads/{name:path}", status_code=201)
-async def put(name: str, request: Request, response: Response, services: ServicesDep) -> UploadView:
+async def put(
+    name: str, request: Request, response: Response, caller: CallerDep, services: ServicesDep
+) -> UploadView:
     """A whole file in one request: `curl -T model.safetensors .../v1/uploads/`. A Repr-Digest or Content-Digest that
     does not fit refuses it."""
     checked = tus.file_name(name)
@@ -123,7 +128,7 @@ async def put(name: str, request: Request, response: Response, services: Service
     bodies.refuse_wrapped(request)
     _fits(request, services.settings.upload_max_bytes)
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
-    upload = await services.receiver.receive_whole(checked, chunks, checksums)
+    upload = await services.receiver.receive_whole(caller.tenant, checked, chunks, checksums)
     assert upload.sha256 is not None
     response.headers["Location"] = _location(request, upload)
     response.headers["Repr-Digest"] = tus.repr_digest(upload.sha256)

@@ -103,6 +103,7 @@ class Job:
     latest version and `started_at` that of the latest claim."""
 
     id: UUID
+    tenant: str
     order: JobOrder
     status: JobStatus
     phase: Phase | None

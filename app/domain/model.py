@@ -53,6 +53,7 @@ class Model:
     `manifest` and `facts` exist once the model is admitted."""
 
     id: UUID
+    tenant: str
     name: str
     status: ModelStatus
     source: Manifest

@@ -56,6 +56,7 @@ class SampleSet:
     in a line, without the fields that are None, in ASCII."""
 
     id: UUID
+    tenant: str
     name: str
     kind: SampleKind
     sha256: str

@@ -13,6 +13,7 @@ class Upload:
     object in the vault; it exists once the last byte was stored, and then `received == length`."""
 
     id: UUID
+    tenant: str
     name: str
     length: int
     received: int

@@ -32,8 +32,9 @@ FIELDS = tuple(each.name for each in fields(SampleRow))
 
 @dataclass(frozen=True, slots=True)
 class SampleFile:
-    """What the caller says of the file."""
+    """Whose the file is to be, and what the caller says of it."""
 
+    tenant: str
     name: str
     kind: SampleKind
     form: SampleFormat
@@ -79,6 +80,7 @@ def _store(database: Engine, vault: Vault, given: SampleFile, received: Path, ma
     with database.begin() as connection:
         return sample_rows.create(
             connection,
+            given.tenant,
             new_id(),
             name=given.name,
             kind=given.kind,

@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -59,7 +59,7 @@ class Receiver:
         self.max_bytes = max_bytes
         self._hashes: OrderedDict[UUID, tuple[int, Hash]] = OrderedDict()
 
-    def create(self, name: str, length: int, metadata: str = "") -> Upload:
+    def create(self, tenant: str, name: str, length: int, metadata: str = "") -> Upload:
         """A new, resumable upload of `length` bytes. Raises TooLarge."""
         if length > self.max_bytes:
             raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
@@ -68,25 +68,27 @@ class Receiver:
         if length:
             self.place(upload_id).touch(exist_ok=False)
             sync(self.vault.incoming)
-        with self.database.begin() as connection:
-            return upload_rows.create(
-                connection, upload_id, name=name, length=length, ttl=self.ttl, metadata=metadata, sha256=sha256
-            )
+        return self._record(tenant, upload_id, name, length, sha256, metadata)
 
-    def find(self, upload_id: UUID) -> Upload:
+    def find(self, tenant: str, upload_id: UUID) -> Upload:
         """The upload with the offset at which it goes on. Raises NotFound and Gone."""
         with self.database.connect() as connection:
-            upload = upload_rows.get(connection, upload_id)
+            upload = upload_rows.get(connection, tenant, upload_id)
         if upload.finished or not self._was_disturbed(upload):
             return upload
         try:
-            with _Hold(self, upload_id) as hold:
+            with _Hold(self, tenant, upload_id) as hold:
                 return hold.upload
         except Locked:
             return upload
 
     async def append(
-        self, upload_id: UUID, offset: int, chunks: AsyncIterator[bytes], checksum: Checksum | None = None
+        self,
+        tenant: str,
+        upload_id: UUID,
+        offset: int,
+        chunks: AsyncIterator[bytes],
+        checksum: Checksum | None = None,
     ) -> Upload:
         """Write the chunks at `offset`, which must be where the upload stands.
 
@@ -94,7 +96,7 @@ class Receiver:
         the body was interrupted is kept. Raises NotFound, Gone, Locked, OffsetMismatch, TooLarge, ChecksumMismatch,
         BodyInterrupted.
         """
-        hold = await run_in_threadpool(_Hold, self, upload_id)
+        hold = await run_in_threadpool(_Hold, self, tenant, upload_id)
         try:
             writing = await run_in_threadpool(_Writing, hold, offset, checksum)
             try:
@@ -106,7 +108,9 @@ class Receiver:
         finally:
             hold.close()
 
-    async def receive_whole(self, name: str, chunks: AsyncIterator[bytes], checksums: Sequence[Checksum]) -> Upload:
+    async def receive_whole(
+        self, tenant: str, name: str, chunks: AsyncIterator[bytes], checksums: Sequence[Checksum]
+    ) -> Upload:
         """An upload in one request: finished, or nothing is left.
 
         Raises TooLarge, ChecksumMismatch and BodyInterrupted.
@@ -122,13 +126,13 @@ class Receiver:
         except BaseException:
             file.unlink(missing_ok=True)
             raise
-        return await run_in_threadpool(self._record, upload_id, name, whole.size, sha256)
+        return await run_in_threadpool(self._record, tenant, upload_id, name, whole.size, sha256)
 
-    def discard(self, upload_id: UUID) -> None:
+    def discard(self, tenant: str, upload_id: UUID) -> None:
         """Forget the upload and its bytes, unless the vault has them already. Raises NotFound, Gone and Locked."""
         with self.database.connect() as connection:
-            upload_rows.get(connection, upload_id)
-        with _Hold(self, upload_id) as hold:
+            upload_rows.get(connection, tenant, upload_id)
+        with _Hold(self, tenant, upload_id) as hold:
             with self.database.begin() as connection:
                 upload_rows.remove(connection, upload_id)
             hold.file.unlink(missing_ok=True)
@@ -150,9 +154,12 @@ class Receiver:
         at, digest = self._hashes.get(upload.id, (-1, None))
         return digest.copy() if digest and at == upload.received else None
 
-    def _record(self, upload_id: UUID, name: str, size: int, sha256: str) -> Upload:
+    def _record(  # noqa: PLR0917 - the columns of a row
+        self, tenant: str, upload_id: UUID, name: str, length: int, sha256: str | None, metadata: str = ""
+    ) -> Upload:
+        given: dict[str, Any] = {"name": name, "length": length, "sha256": sha256, "metadata": metadata}
         with self.database.begin() as connection:
-            return upload_rows.create(connection, upload_id, name=name, length=size, ttl=self.ttl, sha256=sha256)
+            return upload_rows.create(connection, tenant, upload_id, ttl=self.ttl, **given)
 
     def _was_disturbed(self, upload: Upload) -> bool:
         """True if a crash came between the last steps, or bytes that were there are gone."""
@@ -166,20 +173,20 @@ class Receiver:
 class _Hold:
     """The sole right to write to an upload, and its row as it stands. A context manager; `close` ends it."""
 
-    def __init__(self, receiver: Receiver, upload_id: UUID) -> None:
+    def __init__(self, receiver: Receiver, tenant: str, upload_id: UUID) -> None:
         self.receiver = receiver
         self.file = receiver.place(upload_id)
         with receiver.database.connect() as connection:
-            upload_rows.get(connection, upload_id)
+            upload_rows.get(connection, tenant, upload_id)
         self._lock = os.fdopen(_create(self.file), "rb", buffering=0)
         self.out: FileIO | None = None
         try:
-            self.upload = self._enter(upload_id)
+            self.upload = self._enter(tenant, upload_id)
         except BaseException:
             self.close()
             raise
 
-    def _enter(self, upload_id: UUID) -> Upload:
+    def _enter(self, tenant: str, upload_id: UUID) -> Upload:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -188,7 +195,7 @@ class _Hold:
             ) from None
         try:
             with self.receiver.database.connect() as connection:
-                upload = upload_rows.get(connection, upload_id)
+                upload = upload_rows.get(connection, tenant, upload_id)
         except NotFound:
             self.file.unlink(missing_ok=True)
             raise

@@ -6,26 +6,27 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from app.domain.identity import Caller
 from app.domain.job import Job
 from app.jobs.dispatch import Dispatcher
 from app.store import job_rows
 
 
-def cancel(database: Engine, job_id: UUID) -> Job:
+def cancel(database: Engine, caller: Caller, job_id: UUID) -> Job:
     """Ask for the end of a job; asking twice changes nothing. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
-        return job_rows.cancel(connection, job_id)
+        return job_rows.cancel(connection, caller.tenant, job_id)
 
 
-def retry(database: Engine, dispatcher: Dispatcher, job_id: UUID) -> Job:
+def retry(database: Engine, dispatcher: Dispatcher, caller: Caller, job_id: UUID) -> Job:
     """Queue a job again that ended without a result. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
-        job = job_rows.retry(connection, job_id)
+        job = job_rows.retry(connection, caller.tenant, job_id)
     dispatcher.run_job(job.id)
     return job
 
 
-def delete(database: Engine, job_id: UUID) -> None:
+def delete(database: Engine, caller: Caller, job_id: UUID) -> None:
     """Forget a job that is done. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
-        job_rows.delete(connection, job_id)
+        job_rows.delete(connection, caller.tenant, job_id)

@@ -1,7 +1,7 @@
 """The use case of making a job: everything that can be known to be wrong is said now, not by a worker later.
 
 Guarantees: the message to the workers leaves only after the commit; the same Idempotency-Key with the same request is
-the same job, however many ask at once, and with another request it is refused.
+the same job of the same tenant, however many ask at once, and with another request it is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from app.domain.errors import BadRecipe, BadSamples, Conflict, KeyReused, ModelRefused
+from app.domain.identity import Caller
 from app.domain.ids import new_id
 from app.domain.job import Job, JobOrder
 from app.domain.methods import METHODS_WITH_BASE
@@ -59,30 +60,36 @@ class _Parts:
 
 
 def submit(
-    database: Engine, vault: Vault, dispatcher: Dispatcher, request: JobRequest, key: str | None = None
+    database: Engine,
+    vault: Vault,
+    dispatcher: Dispatcher,
+    caller: Caller,
+    request: JobRequest,
+    *,
+    key: str | None = None,
 ) -> Job:
-    """Queue a job, or return the one that the key has made before.
+    """Queue a job, or return the one that the key has made before. All that it names is of the caller's tenant.
 
     Raises NotFound, Conflict, ModelRefused, BadSamples, TooFewSamples, BadRecipe, BadPolicy, KeyReused.
     """
     with database.connect() as connection:
-        if (known := _known(connection, key, request)) is not None:
+        if (known := _known(connection, caller.tenant, key, request)) is not None:
             return known
-        parts = _named(connection, request)
+        parts = _named(connection, caller.tenant, request)
     order = _order(request)
     _check(parts, order, vault)
     with database.begin() as connection:
-        job = job_rows.insert(connection, new_id(), order, request.sha256(), key)
+        job = job_rows.insert(connection, caller.tenant, new_id(), order, request.sha256(), idempotency_key=key)
         if job is None:  # a twin was faster
-            known = _known(connection, key, request)
+            known = _known(connection, caller.tenant, key, request)
             assert known is not None
             return known
     dispatcher.run_job(job.id)
     return job
 
 
-def _known(connection: Connection, key: str | None, request: JobRequest) -> Job | None:
-    known = job_rows.known_request(connection, key) if key is not None else None
+def _known(connection: Connection, tenant: str, key: str | None, request: JobRequest) -> Job | None:
+    known = job_rows.known_request(connection, tenant, key) if key is not None else None
     if known is None:
         return None
     if known.request_sha256 != request.sha256():
@@ -90,13 +97,13 @@ def _known(connection: Connection, key: str | None, request: JobRequest) -> Job 
     return known.job
 
 
-def _named(connection: Connection, request: JobRequest) -> _Parts:
+def _named(connection: Connection, tenant: str, request: JobRequest) -> _Parts:
     base = request.base_model_id
     return _Parts(
-        model=model_rows.get(connection, request.model_id),
-        base=model_rows.get(connection, base) if base is not None else None,
-        triggered=sample_rows.get(connection, request.triggered_id),
-        clean=sample_rows.get(connection, request.clean_id),
+        model=model_rows.get(connection, tenant, request.model_id),
+        base=model_rows.get(connection, tenant, base) if base is not None else None,
+        triggered=sample_rows.get(connection, tenant, request.triggered_id),
+        clean=sample_rows.get(connection, tenant, request.clean_id),
     )
 
 

@@ -1,8 +1,9 @@
 """Jobs in PostgreSQL: the truth of the queue. What a caller does with a job, and the one door of its status.
 
 Guarantees: a status changes along ALLOWED_MOVES and no other way; every change that a caller can see appends its
-events and raises `version` by their number, under the row's lock, and tells those who wait. All times are the
-database's. What workers and the sweeper do is in `claim_rows`.
+events and raises `version` by their number, under the row's lock, and tells those who wait; a caller's id is looked
+for in the caller's tenant, and is absent elsewhere. All times are the database's. What workers and the sweeper do is
+in `claim_rows`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, RowMapping, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, func, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.errors import IllegalMove, NotFound
@@ -68,52 +69,60 @@ class KnownRequest:
 
 def insert(
     connection: Connection,
+    tenant: str,
     job_id: UUID,
     order: JobOrder,
     request_sha256: str,
+    *,
     idempotency_key: str | None = None,
 ) -> Job | None:
     """A new queued job; None when the key has made one already, also by a twin that commits while we wait."""
     values = asdict(order) | {
         "id": job_id,
+        "tenant": tenant,
         "status": JobStatus.QUEUED,
         "request_sha256": request_sha256,
         "idempotency_key": idempotency_key,
         "sent_at": NOW,
     }
-    statement = pg_insert(t).values(**values).on_conflict_do_nothing(index_elements=[t.c.idempotency_key])
+    once = [t.c.tenant, t.c.idempotency_key]
+    statement = pg_insert(t).values(**values).on_conflict_do_nothing(index_elements=once)
     if connection.execute(statement.returning(t.c.id)).one_or_none() is None:
         return None
     return change(connection, job_id, [status_event(None, JobStatus.QUEUED, None)])
 
 
-def known_request(connection: Connection, idempotency_key: str) -> KnownRequest | None:
-    """What the key was used for before."""
-    query = select(*_COLUMNS, t.c.request_sha256).where(t.c.idempotency_key == idempotency_key)
-    row = connection.execute(query).one_or_none()
+def known_request(connection: Connection, tenant: str, idempotency_key: str) -> KnownRequest | None:
+    """What the tenant used the key for before."""
+    query = select(*_COLUMNS, t.c.request_sha256).where(t.c.tenant == tenant)
+    row = connection.execute(query.where(t.c.idempotency_key == idempotency_key)).one_or_none()
     return KnownRequest(_job(row), row.request_sha256) if row is not None else None
 
 
-def get(connection: Connection, job_id: UUID) -> Job:
+def get(connection: Connection, tenant: str, job_id: UUID) -> Job:
     """Raises NotFound."""
-    return _job(_found(connection.execute(select(*_COLUMNS).where(t.c.id == job_id)).one_or_none(), job_id))
+    query = select(*_COLUMNS).where(_of(tenant, job_id))
+    return _job(_found(connection.execute(query).one_or_none(), job_id))
 
 
-def version(connection: Connection, job_id: UUID) -> tuple[int, JobStatus]:
+def version(connection: Connection, tenant: str, job_id: UUID) -> tuple[int, JobStatus]:
     """The version and status alone: all that a poll needs to know. Raises NotFound."""
-    row = _found(connection.execute(select(t.c.version, t.c.status).where(t.c.id == job_id)).one_or_none(), job_id)
+    query = select(t.c.version, t.c.status).where(_of(tenant, job_id))
+    row = _found(connection.execute(query).one_or_none(), job_id)
     return row.version, JobStatus(row.status)
 
 
 def page(
     connection: Connection,
+    tenant: str,
     limit: int,
     after: UUID | None = None,
+    *,
     status: JobStatus | None = None,
     model_id: UUID | None = None,
 ) -> list[Job]:
     """The newest first (ids sort by time), those older than `after`."""
-    query = select(*_COLUMNS).order_by(t.c.id.desc()).limit(limit)
+    query = select(*_COLUMNS).where(t.c.tenant == tenant).order_by(t.c.id.desc()).limit(limit)
     if after is not None:
         query = query.where(t.c.id < after)
     if status is not None:
@@ -123,40 +132,40 @@ def page(
     return [_job(row) for row in connection.execute(query)]
 
 
-def delivery(connection: Connection, job_id: UUID) -> Delivery | None:
+def delivery(connection: Connection, tenant: str, job_id: UUID) -> Delivery | None:
     """What the job has delivered; None before it has succeeded. Raises NotFound."""
-    query = select(t.c.report, t.c.artifact).where(t.c.id == job_id)
+    query = select(t.c.report, t.c.artifact).where(_of(tenant, job_id))
     row = _found(connection.execute(query).one_or_none(), job_id)
     if row.report is None or row.artifact is None:
         return None
     return Delivery(SanitizationReport.from_dict(row.report), Manifest.from_dict(row.artifact))
 
 
-def cancel(connection: Connection, job_id: UUID) -> Job:
+def cancel(connection: Connection, tenant: str, job_id: UUID) -> Job:
     """Cancelled at once while queued; cancelling while a worker holds it; unchanged when that was asked before.
 
     Raises NotFound, and IllegalMove for a job that has ended in another way.
     """
-    status = lock(connection, job_id)
+    status = _lock(connection, _of(tenant, job_id), job_id)
     if status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
-        return get(connection, job_id)
+        return get(connection, tenant, job_id)
     to = JobStatus.CANCELLED if status is JobStatus.QUEUED else JobStatus.CANCELLING
     return move(connection, job_id, to, reason="asked by the caller")
 
 
-def retry(connection: Connection, job_id: UUID) -> Job:
+def retry(connection: Connection, tenant: str, job_id: UUID) -> Job:
     """Back into the queue with all its attempts.
 
     Raises NotFound, and IllegalMove unless it ended without a result."""
-    status = lock(connection, job_id)
+    status = _lock(connection, _of(tenant, job_id), job_id)
     if not status.done:
         raise IllegalMove(f"The job is {status}: only one that ended without a result can be tried again.")
     return move(connection, job_id, JobStatus.QUEUED, reason="retry asked by the caller", attempts=0)
 
 
-def delete(connection: Connection, job_id: UUID) -> None:
+def delete(connection: Connection, tenant: str, job_id: UUID) -> None:
     """Take a finished job and its history away. Raises NotFound, and IllegalMove before it is done."""
-    status = lock(connection, job_id)
+    status = _lock(connection, _of(tenant, job_id), job_id)
     if not status.done:
         raise IllegalMove(f"The job is {status}: cancel it and wait until it is cancelled, then delete it.")
     connection.execute(t.delete().where(t.c.id == job_id))
@@ -178,7 +187,7 @@ def move(
 
     Raises NotFound, and IllegalMove when ALLOWED_MOVES does not have it.
     """
-    status = lock(connection, job_id)
+    status = _lock(connection, t.c.id == job_id, job_id)
     if to not in ALLOWED_MOVES[status]:
         raise IllegalMove(f"The job is {status}: it cannot become {to}.", state=status)
     values: dict[str, Any] = {"status": to, **ON_ENTRY[to]}
@@ -212,9 +221,14 @@ def change(connection: Connection, job_id: UUID, events: Sequence[NewEvent], **v
     return job
 
 
-def lock(connection: Connection, job_id: UUID) -> JobStatus:
+def _of(tenant: str, job_id: UUID) -> ColumnElement[bool]:
+    """What a caller of the tenant may mean by the id."""
+    return and_(t.c.id == job_id, t.c.tenant == tenant)
+
+
+def _lock(connection: Connection, which: ColumnElement[bool], job_id: UUID) -> JobStatus:
     """Hold the row until the transaction ends. Raises NotFound."""
-    row = connection.execute(select(t.c.status).where(t.c.id == job_id).with_for_update()).one_or_none()
+    row = connection.execute(select(t.c.status).where(which).with_for_update()).one_or_none()
     return JobStatus(_found(row, job_id).status)
 
 
@@ -248,6 +262,7 @@ def _job(row: AnyRow) -> Job:
     return Job(
         order=JobOrder(**{name: values[name] for name in JobOrder.__dataclass_fields__}),
         id=row.id,
+        tenant=row.tenant,
         status=JobStatus(row.status),
         phase=Phase(row.phase) if row.phase else None,
         failure=Failure(**row.failure) if row.failure else None,

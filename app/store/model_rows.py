@@ -2,7 +2,8 @@
 
 Guarantees: at most one inspection of a model holds a good claim at any time; its writes go through only with the
 token of the latest claim and before its lease has ended, else they raise LeaseLost and change nothing; a model leaves
-`inspecting` once and for all. All times are the database's.
+`inspecting` once and for all; an id that a caller names is looked for in the caller's tenant, and is absent
+elsewhere. All times are the database's.
 """
 
 from __future__ import annotations
@@ -38,42 +39,46 @@ GIVEN_UP = Finding(
 )
 
 
-def create(connection: Connection, model_id: UUID, name: str, source: Manifest, metadata: Mapping[str, str]) -> Model:
+def create(
+    connection: Connection, tenant: str, model_id: UUID, name: str, *, source: Manifest, metadata: Mapping[str, str]
+) -> Model:
     """A new model that waits for its inspection; its message counts as sent."""
-    values = {"id": model_id, "name": name, "status": ModelStatus.INSPECTING, "source": source.to_dict()}
-    statement = insert(t).values(**values, metadata=dict(metadata), sent_at=NOW).returning(*_COLUMNS)
+    values = {"id": model_id, "tenant": tenant, "name": name, "status": ModelStatus.INSPECTING}
+    values |= {"source": source.to_dict(), "metadata": dict(metadata), "sent_at": NOW}
+    statement = insert(t).values(**values).returning(*_COLUMNS)
     return _model(connection.execute(statement).one())
 
 
-def get(connection: Connection, model_id: UUID) -> Model:
+def get(connection: Connection, tenant: str, model_id: UUID) -> Model:
     """Raises NotFound."""
-    row = connection.execute(select(*_COLUMNS).where(t.c.id == model_id)).one_or_none()
+    row = connection.execute(select(*_COLUMNS).where(t.c.id == model_id, t.c.tenant == tenant)).one_or_none()
     if row is None:
         raise _missing(model_id)
     return _model(row)
 
 
-def by_digest(connection: Connection, digest: str) -> Model:
+def by_digest(connection: Connection, tenant: str, digest: str) -> Model:
     """The newest admitted model with these files. Raises NotFound."""
-    query = select(*_COLUMNS).where(t.c.digest == digest).order_by(t.c.id.desc()).limit(1)
+    query = select(*_COLUMNS).where(t.c.digest == digest, t.c.tenant == tenant).order_by(t.c.id.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"There is no admitted model with the digest {digest}.")
     return _model(row)
 
 
-def page(connection: Connection, limit: int, after: UUID | None = None) -> list[Model]:
+def page(connection: Connection, tenant: str, limit: int, after: UUID | None = None) -> list[Model]:
     """The newest first (ids sort by time), those older than `after`."""
-    query = select(*_COLUMNS).order_by(t.c.id.desc()).limit(limit)
+    query = select(*_COLUMNS).where(t.c.tenant == tenant).order_by(t.c.id.desc()).limit(limit)
     if after is not None:
         query = query.where(t.c.id < after)
     return [_model(row) for row in connection.execute(query)]
 
 
-def remove(connection: Connection, model_id: UUID) -> None:
+def remove(connection: Connection, tenant: str, model_id: UUID) -> None:
     """Raises NotFound, and Conflict while a job names the model: the transaction is then only good to be ended."""
     try:
-        gone = connection.execute(delete(t).where(t.c.id == model_id).returning(t.c.id)).one_or_none()
+        statement = delete(t).where(t.c.id == model_id, t.c.tenant == tenant).returning(t.c.id)
+        gone = connection.execute(statement).one_or_none()
     except IntegrityError:
         raise Conflict(f"Jobs name the model {model_id}. Delete these jobs first.") from None
     if gone is None:
@@ -184,6 +189,7 @@ def _model(row: AnyRow) -> Model:
     facts = row.facts and ModelFacts(**{**row.facts, "labels": tuple(row.facts["labels"])})
     return Model(
         id=row.id,
+        tenant=row.tenant,
         name=row.name,
         status=ModelStatus(row.status),
         source=Manifest.from_dict(row.source),

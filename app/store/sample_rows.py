@@ -1,4 +1,6 @@
-"""Sets of samples in PostgreSQL. They never change once they are made."""
+"""Sets of samples in PostgreSQL. They never change once they are made.
+
+An id is looked for in one tenant, and is absent elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from app.store.tables import samples as t
 
 def create(
     connection: Connection,
+    tenant: str,
     samples_id: UUID,
     *,
     name: str,
@@ -28,6 +31,7 @@ def create(
 ) -> SampleSet:
     values = {
         "id": samples_id,
+        "tenant": tenant,
         "name": name,
         "kind": kind.value,
         "sha256": file.sha256,
@@ -38,26 +42,26 @@ def create(
     return _samples(connection.execute(insert(t).values(values).returning(t)).mappings().one())
 
 
-def get(connection: Connection, samples_id: UUID) -> SampleSet:
+def get(connection: Connection, tenant: str, samples_id: UUID) -> SampleSet:
     """Raises NotFound."""
-    row = connection.execute(select(t).where(t.c.id == samples_id)).mappings().one_or_none()
+    row = connection.execute(select(t).where(t.c.id == samples_id, t.c.tenant == tenant)).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There are no samples {samples_id}.")
     return _samples(row)
 
 
-def page(connection: Connection, limit: int, after: UUID | None = None) -> Sequence[SampleSet]:
+def page(connection: Connection, tenant: str, limit: int, after: UUID | None = None) -> Sequence[SampleSet]:
     """Sets, the newest first, from the one made before `after` on."""
-    statement = select(t).order_by(t.c.id.desc()).limit(limit)
+    statement = select(t).where(t.c.tenant == tenant).order_by(t.c.id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(t.c.id < after)
     return [_samples(row) for row in connection.execute(statement).mappings()]
 
 
-def remove(connection: Connection, samples_id: UUID) -> None:
+def remove(connection: Connection, tenant: str, samples_id: UUID) -> None:
     """Raises NotFound, and Conflict while a job names the set."""
     try:
-        found = connection.execute(delete(t).where(t.c.id == samples_id))
+        found = connection.execute(delete(t).where(t.c.id == samples_id, t.c.tenant == tenant))
     except IntegrityError:
         raise Conflict(f"A job names the samples {samples_id}. Delete the job first.") from None
     if not found.rowcount:
@@ -67,6 +71,7 @@ def remove(connection: Connection, samples_id: UUID) -> None:
 def _samples(row: RowMapping) -> SampleSet:
     return SampleSet(
         id=row["id"],
+        tenant=row["tenant"],
         name=row["name"],
         kind=SampleKind(row["kind"]),
         sha256=row["sha256"],

@@ -9,11 +9,14 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
     text,
@@ -40,11 +43,16 @@ def _created() -> Column[object]:
     )
 
 
+def _tenant() -> Column[object]:
+    return Column("tenant", Text, nullable=False)
+
+
 # A resumable upload. `received` never passes what is on disk; `sha256` is set when the last byte is in the vault.
 uploads = Table(
     "uploads",
     metadata,
     Column("id", Uuid, primary_key=True),
+    _tenant(),
     Column("name", Text, nullable=False),
     Column("length", BigInteger, nullable=False),
     Column("received", BigInteger, nullable=False, server_default="0"),
@@ -67,6 +75,7 @@ models = Table(
     "models",
     metadata,
     Column("id", Uuid, primary_key=True),
+    _tenant(),
     Column("name", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("source", JSONB, nullable=False),
@@ -86,6 +95,7 @@ models = Table(
         "status <> 'admitted' OR (digest IS NOT NULL AND manifest IS NOT NULL AND facts IS NOT NULL)",
         name="admitted",
     ),
+    UniqueConstraint("tenant", "id"),
     Index(None, "digest"),
     Index(
         "ix_models_inspecting",
@@ -99,6 +109,7 @@ samples = Table(
     "samples",
     metadata,
     Column("id", Uuid, primary_key=True),
+    _tenant(),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("sha256", Text, nullable=False),
@@ -112,12 +123,15 @@ samples = Table(
     ),
     _created(),
     CheckConstraint("kind IN ('triggered', 'clean')", name="kind"),
+    UniqueConstraint("tenant", "id"),
 )
 
+# What a job names is of its own tenant: the foreign keys hold the tenant too.
 jobs = Table(
     "jobs",
     metadata,
     Column("id", Uuid, primary_key=True),
+    _tenant(),
     Column("status", Text, nullable=False),
     Column("phase", Text),
     Column("progress", Double, nullable=False, server_default="0"),
@@ -131,16 +145,16 @@ jobs = Table(
     ),
     Column("worker", Text),
     Column("sent_at", DateTime(timezone=True)),
-    Column("model_id", Uuid, ForeignKey("models.id"), nullable=False),
-    Column("base_model_id", Uuid, ForeignKey("models.id")),
-    Column("triggered_id", Uuid, ForeignKey("samples.id"), nullable=False),
-    Column("clean_id", Uuid, ForeignKey("samples.id"), nullable=False),
+    Column("model_id", Uuid, nullable=False),
+    Column("base_model_id", Uuid),
+    Column("triggered_id", Uuid, nullable=False),
+    Column("clean_id", Uuid, nullable=False),
     Column("method", Text, nullable=False),
     Column("recipe", JSONB, nullable=False),
     Column("policy", JSONB, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("metadata", JSONB, nullable=False, server_default="{}"),
-    Column("idempotency_key", Text, unique=True),
+    Column("idempotency_key", Text),
     Column("request_sha256", Text, nullable=False),
     Column("verdict", Text),
     Column("failure", JSONB),
@@ -164,6 +178,12 @@ jobs = Table(
         name="delivered",
     ),
     CheckConstraint("progress >= 0 AND progress <= 1", name="progress"),
+    ForeignKeyConstraint(["tenant", "model_id"], ["models.tenant", "models.id"]),
+    ForeignKeyConstraint(["tenant", "base_model_id"], ["models.tenant", "models.id"]),
+    ForeignKeyConstraint(["tenant", "triggered_id"], ["samples.tenant", "samples.id"]),
+    ForeignKeyConstraint(["tenant", "clean_id"], ["samples.tenant", "samples.id"]),
+    UniqueConstraint("tenant", "idempotency_key"),
+    Index(None, "tenant", "id"),
     Index(None, "model_id"),
     Index("ix_jobs_status", "status", "id"),
     Index(
@@ -202,4 +222,22 @@ job_events = Table(
         unique=True,
         postgresql_where=text("step IS NOT NULL"),
     ),
+)
+
+# A key of a caller. `digest` is what is left of it (app.identity.api_keys); the key itself was shown once.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True, comment="the keyid"),
+    _tenant(),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("scopes", JSONB, nullable=False),
+    _created(),
+    Column("expires_at", DateTime(timezone=True)),
+    Column("revoked_at", DateTime(timezone=True)),
+    Column("last_used_at", DateTime(timezone=True), comment="to the minute"),
+    Column("replaced_by", Uuid, ForeignKey("api_keys.id"), comment="the key that a rotation made of it"),
+    CheckConstraint("length(digest) = 32", name="digest"),
+    Index(None, "tenant", "id"),
 )

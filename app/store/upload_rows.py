@@ -1,5 +1,7 @@
 """Rows of `uploads`. An unfinished upload lives `ttl` seconds from its last progress, a finished one from its end;
-what its bytes became (an object in the vault) outlives the row."""
+what its bytes became (an object in the vault) outlives the row.
+
+An id that a caller names is looked for in the caller's tenant, and is absent elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ _COLUMNS = tuple(uploads.c[name] for name in Upload.__dataclass_fields__)
 
 def create(
     connection: Connection,
+    tenant: str,
     upload_id: UUID,
     *,
     name: str,
@@ -32,6 +35,7 @@ def create(
     """A new upload; with `sha256` one that is finished already. An empty one is finished from the start."""
     values = {
         "id": upload_id,
+        "tenant": tenant,
         "name": name,
         "length": length,
         "received": length if sha256 else 0,
@@ -42,10 +46,11 @@ def create(
     return _upload(connection.execute(insert(uploads).values(values).returning(*_COLUMNS)).mappings().one())
 
 
-def get(connection: Connection, upload_id: UUID) -> Upload:
+def get(connection: Connection, tenant: str, upload_id: UUID) -> Upload:
     """Raises NotFound, and Gone for one whose time is over though nobody has swept it yet."""
     expired = (uploads.c.expires_at <= func.clock_timestamp()).label("expired")
-    row = connection.execute(select(*_COLUMNS, expired).where(uploads.c.id == upload_id)).mappings().one_or_none()
+    query = select(*_COLUMNS, expired).where(uploads.c.id == upload_id, uploads.c.tenant == tenant)
+    row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise missing(upload_id)
     if row["expired"]:

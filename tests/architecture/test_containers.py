@@ -49,7 +49,7 @@ def test_compose_itself_accepts_the_file_where_it_is_installed() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         return  # the specification's schema has judged the file above
-    environment = os.environ | {"LETHE_API_KEY": "lethe_a_b", "LETHE_DB_PASSWORD": "c"}
+    environment = os.environ | {"LETHE_API_KEY": "lethe_a_b", "LETHE_KEY_PEPPER": "p", "LETHE_DB_PASSWORD": "c"}
     command = [docker, "compose", "config", "-q"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -84,17 +84,21 @@ def test_images_run_without_root_and_the_api_has_no_torch() -> None:
     assert "workers" not in stages()["api-build"]
 
 
+SECRETS = ("LETHE_API_KEY", "LETHE_KEY_PEPPER", "LETHE_DB_PASSWORD")
+
+
 def test_no_secret_has_a_default() -> None:
-    for name in ("LETHE_API_KEY", "LETHE_DB_PASSWORD"):
+    for name in SECRETS:
         uses = re.findall(rf"\$\{{{name}([^}}]*)\}}", COMPOSE_TEXT)
         assert uses
         assert all(use.startswith(":?") for use in uses)
         assert f"\n{name}=\n" in (ROOT / ".env.example").read_text()
 
 
-def test_only_the_api_gets_the_key(compose: dict[str, Any]) -> None:
-    with_key = {name for name, each in compose["services"].items() if "LETHE_API_KEY" in each.get("environment", {})}
-    assert with_key == {"api"}
+@pytest.mark.parametrize("secret", ["LETHE_API_KEY", "LETHE_KEY_PEPPER"])
+def test_only_the_api_gets_the_key_and_the_pepper(compose: dict[str, Any], secret: str) -> None:
+    holders = {name for name, each in compose["services"].items() if secret in each.get("environment", {})}
+    assert holders == {"api"}
 
 
 def test_what_is_run_exists(compose: dict[str, Any]) -> None:

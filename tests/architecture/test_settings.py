@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs/settings.md").read_text()
 # Settings whose default is not one value: a private server, a generated key, a folder below another.
-TOLD_IN_WORDS = {"DATABASE_URL", "REDIS_URL", "LETHE_API_KEY", "LETHE_VAULT"}
+TOLD_IN_WORDS = {"DATABASE_URL", "REDIS_URL", "LETHE_API_KEY", "LETHE_KEY_PEPPER", "LETHE_VAULT"}
 
 
 def rows(part: str) -> dict[str, str]:
@@ -27,6 +27,8 @@ def defaults(settings: type[BaseSettings]) -> dict[str, str]:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.job import Job
 from app.domain.manifest import FileEntry, Manifest
@@ -70,7 +71,7 @@ def make_job(services: Services, checkpoint: Path) -> MakeJob:
                 recipe=knobs,
                 **changes,
             )
-            job = job_rows.insert(connection, new_id(), order, "0" * 64)
+            job = job_rows.insert(connection, DEFAULT_TENANT, new_id(), order, "0" * 64)
         assert job is not None
         return job
 
@@ -84,7 +85,8 @@ def _admit(services: Services, checkpoint: Path) -> UUID:
         entries.append(FileEntry(file.name, stored.size, stored.sha256))
     manifest, model_id = Manifest.of(entries), new_id()
     row = {
-        "id": model_id, "name": "tiny", "status": "admitted", "source": manifest.to_dict(), "facts": FACTS,
+        "id": model_id, "tenant": DEFAULT_TENANT, "name": "tiny", "status": "admitted",
+        "source": manifest.to_dict(), "facts": FACTS,
         "digest": manifest.digest, "manifest": manifest.to_dict(),
     }  # fmt: skip
     with services.database.begin() as connection:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.domain.errors import ChildFailed, LeaseLost
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ARCHIVE, Finding, Model, ModelStatus, Severity
@@ -53,13 +54,13 @@ def add(services: Services, files: Mapping[str, bytes]) -> UUID:
     entries = [FileEntry(path, len(data), services.vault.put([data]).sha256) for path, data in files.items()]
     model_id = new_id()
     with services.database.begin() as connection:
-        model_rows.create(connection, model_id, "a model", Manifest.of(entries), {})
+        model_rows.create(connection, DEFAULT_TENANT, model_id, "a model", Manifest.of(entries), {})
     return model_id
 
 
 def get(services: Services, model_id: UUID) -> Model:
     with services.database.connect() as connection:
-        return model_rows.get(connection, model_id)
+        return model_rows.get(connection, DEFAULT_TENANT, model_id)
 
 
 def rules(model: Model) -> set[str]:
@@ -101,7 +102,7 @@ def test_a_good_model_is_admitted_from_files_and_from_an_archive(
     assert twin.manifest is not None
     assert twin.manifest.digest == model.manifest.digest
     with services.database.connect() as connection:
-        assert model_rows.by_digest(connection, model.manifest.digest).id == by_archive
+        assert model_rows.by_digest(connection, DEFAULT_TENANT, model.manifest.digest).id == by_archive
     assert left_over(services) == []
 
 

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import Engine
 
 from app.domain.errors import ChildMisspoke, LeaseLost
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.job import Claim, EventKind, Job, JobStatus, Phase
 from app.domain.recipe import Recipe
 from app.domain.report import Search
@@ -36,7 +37,7 @@ FOREVER = {"steps": 100_000, "eval_every": 100_000}
 
 def job_of(services: Services, job_id: UUID) -> Job:
     with services.database.connect() as connection:
-        return job_rows.get(connection, job_id)
+        return job_rows.get(connection, DEFAULT_TENANT, job_id)
 
 
 def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
@@ -75,7 +76,7 @@ def test_a_job_is_treated_and_delivered(services: Services, make_job: MakeJob) -
     done = job_of(services, job.id)
     assert (done.status, done.failure, done.progress) == (JobStatus.SUCCEEDED, None, 1.0)
     with services.database.connect() as connection:
-        delivery = job_rows.delivery(connection, job.id)
+        delivery = job_rows.delivery(connection, DEFAULT_TENANT, job.id)
         events = event_rows.after(connection, job.id, 0)
         metrics = event_rows.metrics(connection, job.id)
     assert delivery is not None
@@ -100,7 +101,7 @@ def test_a_job_whose_recipe_is_searched_for_is_delivered(services: Services, mak
     run_job(services, job.id)
     assert job_of(services, job.id).status is JobStatus.SUCCEEDED, job_of(services, job.id).failure
     with services.database.connect() as connection:
-        delivery = job_rows.delivery(connection, job.id)
+        delivery = job_rows.delivery(connection, DEFAULT_TENANT, job.id)
         metrics = event_rows.metrics(connection, job.id)
     assert delivery is not None
     report = delivery.report
@@ -126,7 +127,7 @@ def test_a_damaged_file_is_never_loaded(services: Services, make_job: MakeJob) -
     with services.database.connect() as connection:
         from app.store import model_rows
 
-        manifest = model_rows.get(connection, job.order.model_id).manifest
+        manifest = model_rows.get(connection, DEFAULT_TENANT, job.order.model_id).manifest
     assert manifest is not None
     weights = manifest.get("model.safetensors")
     assert weights is not None
@@ -160,7 +161,7 @@ def test_a_child_that_dies_is_tried_again_and_then_quarantined(services: Service
 def test_a_cancel_stops_the_child_and_is_confirmed(services: Services, make_job: MakeJob) -> None:
     job = make_job(FOREVER)
     with running(services, job.id), services.database.begin() as connection:
-        assert job_rows.cancel(connection, job.id).status is JobStatus.CANCELLING
+        assert job_rows.cancel(connection, DEFAULT_TENANT, job.id).status is JobStatus.CANCELLING
     assert job_of(services, job.id).status is JobStatus.CANCELLED
 
 
@@ -214,7 +215,7 @@ def test_a_pulse_that_reaches_the_database_keeps_the_lease(database: Engine) -> 
             pulse.check()
             time.sleep(0.02)
         with database.begin() as connection:
-            job_rows.cancel(connection, claim.job.id)
+            job_rows.cancel(connection, DEFAULT_TENANT, claim.job.id)
         assert until(lambda: raised(pulse)) is CancelAsked
 
 
@@ -237,7 +238,7 @@ def test_steps_that_could_not_be_written_go_with_the_next_batch(database: Engine
     journal._database = database
     journal.flush()
     with database.connect() as connection:
-        job = job_rows.get(connection, claim.job.id)
+        job = job_rows.get(connection, DEFAULT_TENANT, claim.job.id)
         assert [metric.step for metric in event_rows.metrics(connection, job.id)] == [5]
     assert (job.phase, job.progress) == (Phase.ASCENT, pytest.approx(0.55))
     with pytest.raises(ChildMisspoke):

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.job import JobStatus
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
 from app.store import claim_rows, job_rows
@@ -63,7 +64,7 @@ def test_a_job_of_a_silent_worker_goes_on(services: Services, outbox: Outbox) ->
         with services.database.begin() as connection:
             end_lease(connection, last)
     with services.database.begin() as connection:
-        job_rows.cancel(connection, cancelled)
+        job_rows.cancel(connection, DEFAULT_TENANT, cancelled)
         for job_id in (lost, cancelled):
             end_lease(connection, job_id)
     sweep(services, outbox.send)
@@ -74,7 +75,7 @@ def test_a_job_of_a_silent_worker_goes_on(services: Services, outbox: Outbox) ->
         alive: JobStatus.RUNNING,
     }
     with services.database.connect() as connection:
-        assert {job_id: job_rows.get(connection, job_id).status for job_id in expected} == expected
+        assert {job_id: job_rows.get(connection, DEFAULT_TENANT, job_id).status for job_id in expected} == expected
     assert outbox == [(RUN_JOB, lost)]
 
 

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.job import Claim, Failure, Job, Phase
 from app.domain.report import StepMetric
@@ -239,8 +240,8 @@ def test_the_stream_ends_when_the_job_is_deleted(bench: Bench, http: httpx2.Clie
         events = read_events(answer.iter_lines())
         next(events)
         with bench.database.begin() as connection:
-            job_rows.cancel(connection, job.id)
-            job_rows.delete(connection, job.id)
+            job_rows.cancel(connection, DEFAULT_TENANT, job.id)
+            job_rows.delete(connection, DEFAULT_TENANT, job.id)
         assert [data["status"] for _, _, data in events] == ["deleted"]
 
 

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from sqlalchemy import Engine
 
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ModelFacts
@@ -24,7 +25,7 @@ _count = itertools.count()
 def upload(database: Engine) -> UUID:
     """A finished upload."""
     with database.begin() as connection:
-        found = upload_rows.create(connection, new_id(), name="config.json", length=3, ttl=DAY)
+        found = upload_rows.create(connection, DEFAULT_TENANT, new_id(), name="config.json", length=3, ttl=DAY)
         upload_rows.finish(connection, found.id, "a" * 64, DAY)
     return found.id
 
@@ -107,8 +108,8 @@ def test_a_request_that_does_not_fit_is_a_problem(http: httpx2.Client, body: Any
 
 def test_uploads_must_be_there_and_finished(http: httpx2.Client, database: Engine) -> None:
     with database.begin() as connection:
-        begun = upload_rows.create(connection, new_id(), name="config.json", length=3, ttl=DAY)
-        expired = upload_rows.create(connection, new_id(), name="config.json", length=3, ttl=-1)
+        begun = upload_rows.create(connection, DEFAULT_TENANT, new_id(), name="config.json", length=3, ttl=DAY)
+        expired = upload_rows.create(connection, DEFAULT_TENANT, new_id(), name="config.json", length=3, ttl=-1)
     for upload_id, status in ((uuid4(), 404), (begun.id, 409), (expired.id, 410)):
         answer = http.post("/v1/models", json={"name": "x", "files": {"config.json": str(upload_id)}})
         assert (answer.status_code, str(upload_id) in answer.json()["detail"]) == (status, True)
@@ -117,7 +118,9 @@ def test_uploads_must_be_there_and_finished(http: httpx2.Client, database: Engin
 
 def test_too_many_bytes_are_refused(http: httpx2.Client, database: Engine) -> None:
     with database.begin() as connection:
-        found = upload_rows.create(connection, new_id(), name="model.safetensors", length=1 << 50, ttl=DAY)
+        found = upload_rows.create(
+            connection, DEFAULT_TENANT, new_id(), name="model.safetensors", length=1 << 50, ttl=DAY
+        )
         upload_rows.finish(connection, found.id, "a" * 64, DAY)
     assert http.post("/v1/models", json={"name": "x", "archive": str(found.id)}).status_code == 413
 

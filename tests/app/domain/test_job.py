@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.job import ALLOWED_MOVES, TERMINAL, Job, JobOrder, JobStatus, Phase
 from app.domain.progress import STRETCHES, estimated_finish, share_done
@@ -65,7 +66,8 @@ def test_progress_grows_within_a_phase(phase: Phase, first: float, second: float
 def test_estimated_finish(changes: dict[str, object], expected: datetime | None) -> None:
     order = JobOrder(new_id(), new_id(), new_id(), None, "lya", {}, {}, 0, {})
     job = Job(
-        id=new_id(), order=order, status=JobStatus.RUNNING, phase=Phase.ASCENT, progress=0.25, version=1, token=1,
+        id=new_id(), tenant=DEFAULT_TENANT, order=order,
+        status=JobStatus.RUNNING, phase=Phase.ASCENT, progress=0.25, version=1, token=1,
         attempts=1, verdict=None, failure=None, created_at=START, updated_at=START + timedelta(seconds=10),
         started_at=START, finished_at=None,
     )  # fmt: skip

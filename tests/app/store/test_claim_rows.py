@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine
 
 from app.domain.errors import IllegalMove, LeaseLost
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.job import ALLOWED_MOVES, EventKind, Failure, JobStatus, Phase
 from app.domain.report import StepMetric
 from app.store import claim_rows, event_rows, job_rows
@@ -79,11 +80,11 @@ def test_every_write_of_a_lost_claim_is_refused(database: Engine) -> None:
                 write(connection, old)
         new = claimed(connection, job_id)
         assert new.token == old.token + 1
-        before = job_rows.get(connection, job_id)
+        before = job_rows.get(connection, DEFAULT_TENANT, job_id)
         for write in writes:  # another has it
             with pytest.raises(LeaseLost):
                 write(connection, old)
-        assert job_rows.get(connection, job_id) == before
+        assert job_rows.get(connection, DEFAULT_TENANT, job_id) == before
         assert claim_rows.heartbeat(connection, new, 30) is S.RUNNING
 
 
@@ -102,7 +103,7 @@ def test_a_job_given_back_waits_before_its_next_try(database: Engine) -> None:
     with database.begin() as connection:
         job_id = add_job(connection).id
         claim_rows.give_back(connection, claimed(connection, job_id), CRASH, 3, 600)
-        assert job_rows.get(connection, job_id).status is S.QUEUED
+        assert job_rows.get(connection, DEFAULT_TENANT, job_id).status is S.QUEUED
         assert claim_rows.claim(connection, job_id, "worker", 30, 3) is None
         assert claim_rows.unclaimed(connection, 0, 10) == []
         end_lease(connection, job_id)
@@ -115,9 +116,9 @@ def test_a_batch_written_twice_is_not_doubled(database: Engine) -> None:
         job_id = add_job(connection).id
         claim = claimed(connection, job_id)
         claim_rows.record_metrics(connection, claim, metrics(1, 2), 0.2)
-        version = job_rows.get(connection, job_id).version
+        version = job_rows.get(connection, DEFAULT_TENANT, job_id).version
         claim_rows.record_metrics(connection, claim, metrics(1, 2), 0.2)
-        assert job_rows.get(connection, job_id).version == version
+        assert job_rows.get(connection, DEFAULT_TENANT, job_id).version == version
         claim_rows.record_metrics(connection, claim, metrics(2, 3), 0.3)
         assert event_rows.metrics(connection, job_id) == metrics(1, 2, 3)
         assert event_rows.metrics(connection, job_id, after_step=1, limit=1) == metrics(2)
@@ -128,7 +129,7 @@ def test_cancel_against_finish_ends_cancelled(database: Engine) -> None:
         for outcome in (a_delivery(), CRASH):
             job_id = add_job(connection).id
             claim = claimed(connection, job_id)
-            job_rows.cancel(connection, job_id)
+            job_rows.cancel(connection, DEFAULT_TENANT, job_id)
             assert claim_rows.heartbeat(connection, claim, 30) is S.CANCELLING
             assert claim_rows.finish(connection, claim, outcome).status is S.CANCELLED
 
@@ -147,7 +148,7 @@ def test_silent_jobs_are_taken_back(database: Engine) -> None:
         ids = [add_job(connection).id for _ in range(4)]
         for job_id in ids:
             claimed(connection, job_id)
-        job_rows.cancel(connection, ids[1])
+        job_rows.cancel(connection, DEFAULT_TENANT, ids[1])
         for job_id in ids[:3]:
             end_lease(connection, job_id)
         assert claim_rows.silent(connection) == ids[:3]
@@ -173,7 +174,7 @@ class Life(RuleBasedStateMachine):
 
     def _status(self) -> JobStatus:
         with self.database.connect() as connection:
-            return job_rows.get(connection, self.job_id).status
+            return job_rows.get(connection, DEFAULT_TENANT, self.job_id).status
 
     @rule()
     def claim(self) -> None:
@@ -223,12 +224,12 @@ class Life(RuleBasedStateMachine):
     @rule()
     def cancel(self) -> None:
         with contextlib.suppress(IllegalMove), self.database.begin() as connection:
-            job_rows.cancel(connection, self.job_id)
+            job_rows.cancel(connection, DEFAULT_TENANT, self.job_id)
 
     @rule()
     def retry(self) -> None:
         with contextlib.suppress(IllegalMove), self.database.begin() as connection:
-            job_rows.retry(connection, self.job_id)
+            job_rows.retry(connection, DEFAULT_TENANT, self.job_id)
             self.attempts = 0
 
     @invariant()
@@ -236,7 +237,7 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "job_id"):
             return
         with self.database.connect() as connection:
-            job = job_rows.get(connection, self.job_id)
+            job = job_rows.get(connection, DEFAULT_TENANT, self.job_id)
             events = event_rows.after(connection, self.job_id, 0)
         assert [event.seq for event in events] == list(range(1, job.version + 1))
         words = [S(event.data["status"]) for event in events if event.kind is EventKind.STATUS]

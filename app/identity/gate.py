@@ -1,0 +1,127 @@
+"""The gate: from an Authorization header to a caller, or to no answer.
+
+Guarantees: without a valid key or token nobody passes; whatever is wrong with a key, the answer is the same, so that
+it tells nothing about which keys there are; secrets are compared in constant time, and something is compared even
+where the keyid is unknown. A key is read from the database at most every REMEMBER_SECONDS, and so a revocation takes
+that long at most to reach every process.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from app.domain.errors import Unauthenticated
+from app.domain.identity import DEFAULT_TENANT, Caller, Scope
+from app.identity import api_keys
+from app.identity.oidc import TokenReader
+from app.store import key_rows
+
+REMEMBER_SECONDS = 2.0
+REMEMBERED_KEYS = 4096
+LONGEST_TOKEN = 8192
+NOBODY = bytes(32)
+# RFC 6750, section 2.1: the scheme in any case (RFC 9110), spaces alone between it and the token.
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key as it was read from the database. `until` is on the clock of this process."""
+
+    digest: bytes
+    caller: Caller
+    until: float
+    unseen: bool
+
+
+class Gate:
+    """One for a process. `operator_key` is good without a row, in the tenant `default` and with every scope."""
+
+    def __init__(
+        self, database: Engine, operator_key: str | None, pepper: str | None, tokens: TokenReader | None = None
+    ) -> None:
+        self._database = database
+        self._operator_key = operator_key
+        self._pepper = pepper
+        self._tokens = tokens
+        self._known: OrderedDict[UUID, _Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def admit(self, headers: Sequence[str]) -> Caller:
+        """The caller whom the request's Authorization headers name: there must be one.
+
+        Raises Unauthenticated, and DependencyDown where the issuer of tokens cannot be asked for its keys.
+        """
+        found = _BEARER.fullmatch(headers[0]) if len(headers) == 1 and len(headers[0]) <= LONGEST_TOKEN else None
+        if found is None:
+            raise _refused()
+        caller = self._by_key(found[1])
+        if caller is None and self._tokens is not None and not found[1].startswith("lethe_"):
+            caller = self._tokens.read(found[1])
+        if caller is None:
+            raise _refused()
+        return caller
+
+    def forget(self, key_id: UUID) -> None:
+        """Read the key anew at its next use: it was changed."""
+        with self._lock:
+            self._known.pop(key_id, None)
+
+    def _by_key(self, text: str) -> Caller | None:
+        if self._operator_key and hmac.compare_digest(text.encode(), self._operator_key.encode()):
+            return Caller(DEFAULT_TENANT, "key:operator", frozenset(Scope))
+        key_id = api_keys.key_id_of(text)
+        if key_id is None or self._pepper is None:
+            return None
+        known = self._recall(key_id) or self._read(key_id)
+        same = hmac.compare_digest(api_keys.digest(self._pepper, text), known.digest if known else NOBODY)
+        if known is None or not same:
+            return None
+        if known.unseen:
+            self._note_use(key_id, known)
+        return known.caller
+
+    def _recall(self, key_id: UUID) -> _Known | None:
+        with self._lock:
+            known = self._known.get(key_id)
+        return known if known and time.monotonic() < known.until else None
+
+    def _read(self, key_id: UUID) -> _Known | None:
+        """The key as the database has it now."""
+        began = time.monotonic()
+        with self._database.connect() as connection:
+            found = key_rows.usable(connection, key_id)
+        if found is None:
+            self.forget(key_id)
+            return None
+        lasts = REMEMBER_SECONDS if found.left is None else min(REMEMBER_SECONDS, found.left)
+        caller = Caller(found.key.tenant, f"key:{key_id}", found.key.scopes)
+        known = _Known(found.digest, caller, began + lasts, found.unseen)
+        self._remember(key_id, known)
+        return known
+
+    def _note_use(self, key_id: UUID, known: _Known) -> None:
+        """Written once a minute at most, and only of who has the secret."""
+        with self._database.begin() as connection:
+            key_rows.note_use(connection, key_id)
+        self._remember(key_id, replace(known, unseen=False))
+
+    def _remember(self, key_id: UUID, known: _Known) -> None:
+        with self._lock:
+            self._known[key_id] = known
+            self._known.move_to_end(key_id)
+            while len(self._known) > REMEMBERED_KEYS:
+                self._known.popitem(last=False)
+
+
+def _refused() -> Unauthenticated:
+    return Unauthenticated("Send a valid API key: 'Authorization: Bearer lethe_<keyid>_<secret>'.")
