@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,7 +24,8 @@ from app.domain.errors import BadRequest, LetheError, OperatorError
 from app.domain.identity import DEFAULT_TENANT, ApiKey, KeyOrder, Scope, check_tenant
 from app.domain.ids import parse_id
 from app.identity import api_keys
-from app.settings import SHORTEST_PEPPER, StandaloneSettings, sqlalchemy_url
+from app.operator_database import data_folder, database_url
+from app.settings import SHORTEST_PEPPER, sqlalchemy_url
 from app.store import key_rows
 from app.store.database import open_database
 
@@ -124,17 +124,11 @@ def _desk() -> Iterator[_Desk]:
 def _place() -> tuple[str, str | None]:
     """The database's URL and the pepper."""
     pepper = os.environ.get("LETHE_KEY_PEPPER") or None
-    if url := os.environ.get("DATABASE_URL"):
-        return url, pepper
-    data = Path(os.environ.get("LETHE_DATA") or StandaloneSettings.model_fields["data"].default)
-    try:
-        url = json.loads((data / "service.json").read_text())["database_url"]
-    except (OSError, ValueError, KeyError):
-        raise OperatorError(f"Set DATABASE_URL, or start the service first: none runs on {data}.") from None
-    if pepper is None:
+    url, data = database_url(), data_folder()
+    if pepper is None and not os.environ.get("DATABASE_URL"):
         with contextlib.suppress(FileNotFoundError):
             pepper = (data / "key-pepper").read_text().strip()
-    return str(url), pepper
+    return url, pepper
 
 
 def _show(key: ApiKey, text: str) -> None:

@@ -121,6 +121,8 @@ def database(database_url: str) -> Iterator[Engine]:
     engine = open_database(f"postgresql+psycopg://{database_url.split('://', 1)[1]}")
     with engine.begin() as connection:
         names = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text("ALTER TABLE audit DISABLE TRIGGER USER"))  # it refuses to be emptied
         connection.execute(text(f"TRUNCATE {names}"))
+        connection.execute(text("ALTER TABLE audit ENABLE TRIGGER USER"))
     yield engine
     engine.dispose()

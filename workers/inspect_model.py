@@ -12,20 +12,22 @@ import logging
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.domain.audit import Action
 from app.domain.errors import LeaseLost
 from app.domain.manifest import Manifest
 from app.domain.model import ARCHIVE, Finding, Model, ModelFacts
 from app.intake.admit import Order
-from app.store import model_rows
+from app.store import audit_rows, model_rows
 from workers.judge import Refused, judge, new_order
 from workers.services import Services
 
@@ -149,4 +151,25 @@ def _finish(services: Services, claimed: Model, verdict: _Admitted | tuple[Findi
             model_rows.finish_admitted(connection, claimed, verdict.manifest, verdict.facts, verdict.notes)
         else:
             model_rows.finish_rejected(connection, claimed, verdict)
+        said = verdict.manifest if isinstance(verdict, _Admitted) else verdict
+        note_verdict(services, connection, claimed.tenant, claimed.id, said)
     log.info("model %s: %s", claimed.id, "admitted" if isinstance(verdict, _Admitted) else "rejected")
+
+
+def note_verdict(
+    services: Services, connection: Connection, tenant: str, model_id: UUID, said: Manifest | Sequence[Finding]
+) -> None:
+    """The audit trail's line: the digest of what was admitted, or the rules that keep the model out."""
+    details: dict[str, Any] = {}
+    if isinstance(said, Manifest):
+        action, details["digest"] = Action.MODEL_ADMITTED, said.digest
+    else:
+        action, details["rules"] = Action.MODEL_REJECTED, sorted({finding.rule for finding in said})
+    audit_rows.append(
+        connection,
+        tenant=tenant,
+        actor=services.actor,
+        action=action,
+        subject=audit_rows.subject("model", model_id),
+        details=details,
+    )

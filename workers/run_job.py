@@ -13,11 +13,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from sqlalchemy import Connection
 
 from app.domain.errors import (
     CallerError,
@@ -31,10 +33,10 @@ from app.domain.errors import (
     OurError,
     StorageFull,
 )
-from app.domain.job import Claim, Delivery, Failure, Phase
+from app.domain.job import Claim, Delivery, Failure, Job, Phase
 from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
-from app.store import claim_rows, model_rows, sample_rows
+from app.store import audit_rows, claim_rows, model_rows, sample_rows
 from workers import sandbox
 from workers.deliver import deliver
 from workers.pulse import TICK_SECONDS, CancelAsked, Journal, Pulse, Write
@@ -193,15 +195,24 @@ def _deliver(run: _Run) -> Delivery:
 def _last_word(services: Services, claim: Claim, end: Delivery | LetheError | CancelAsked) -> Write:
     """What is written when a run has ended this way."""
     if isinstance(end, Delivery):
-        return lambda connection: claim_rows.finish(connection, claim, end)
+        return _finish(services, claim, end)
     if isinstance(end, CancelAsked):
-        return lambda connection: claim_rows.finish(connection, claim, Failure("cancelled", "It was cancelled."))
+        return _finish(services, claim, Failure("cancelled", "It was cancelled."))
     failure = Failure(end.code, end.message)
     log.warning("job %s: %s: %s", claim.job.id, end.code, end.message)
     if isinstance(end, ChildFailed) and end.log_tail:
         log.warning("the child's last words: %r", end.log_tail)
     if isinstance(end, FINAL):
-        return lambda connection: claim_rows.finish(connection, claim, failure)
+        return _finish(services, claim, failure)
     pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (claim.job.attempts - 1))
     most = services.settings.max_attempts
-    return lambda connection: claim_rows.give_back(connection, claim, failure, most, pause)
+    return _noted(services, lambda connection: claim_rows.give_back(connection, claim, failure, most, pause))
+
+
+def _finish(services: Services, claim: Claim, outcome: Delivery | Failure) -> Write:
+    return _noted(services, lambda connection: claim_rows.finish(connection, claim, outcome))
+
+
+def _noted(services: Services, move: Callable[[Connection], Job]) -> Write:
+    """The move, and in the same transaction its line in the audit trail if the job has ended by it."""
+    return lambda connection: audit_rows.job_ended(connection, move(connection), services.actor)

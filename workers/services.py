@@ -23,6 +23,11 @@ class Services:
     vault: Vault
     worker: str
 
+    @property
+    def actor(self) -> str:
+        """This process in the audit trail."""
+        return f"worker:{self.worker}"
+
 
 @lru_cache(maxsize=1)
 def services() -> Services:

@@ -20,9 +20,9 @@ from sqlalchemy import text
 
 from app.domain.job import JobStatus
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
-from app.intake.receive import remove_expired
-from app.store import claim_rows, model_rows
-from workers.inspect_model import clear_leftovers
+from app.intake.expire import remove_expired
+from app.store import audit_rows, claim_rows, model_rows
+from workers.inspect_model import clear_leftovers, note_verdict
 from workers.services import Services
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ def _take_back_jobs(services: Services, send: Send) -> None:
     for job_id in silent:
         with services.database.begin() as connection:
             job = claim_rows.take_back(connection, job_id, services.settings.max_attempts)
+            if job is not None:
+                audit_rows.job_ended(connection, job, services.actor)
         if job is None:
             continue
         log.warning("job %s: its worker went silent; now %s", job_id, job.status)
@@ -77,7 +79,10 @@ def _send_jobs(services: Services, send: Send) -> None:
 def _send_models(services: Services, send: Send) -> None:
     known = services.settings
     with services.database.begin() as connection:
-        waiting = model_rows.to_send(connection, known.resend_seconds, known.max_attempts)
+        for tenant, model_id in model_rows.give_up(connection, known.max_attempts):
+            note_verdict(services, connection, tenant, model_id, [model_rows.GIVEN_UP])
+    with services.database.begin() as connection:
+        waiting = model_rows.to_send(connection, known.resend_seconds)
     for model_id in waiting:
         send(INSPECT_MODEL, model_id)
 

@@ -21,11 +21,12 @@ from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
 from app.api.jobs import CACHE, not_delivered
 from app.api.schemas import ArtifactList
+from app.domain.audit import Action
 from app.domain.errors import BadRequest, NotAcceptable, NotFound
-from app.domain.identity import Scope
+from app.domain.identity import Caller, Scope
 from app.domain.ids import parse_id
 from app.domain.manifest import FileEntry, Manifest
-from app.store import job_rows
+from app.store import audit_rows, job_rows
 from app.store.vault import CHUNK, Vault
 
 router = APIRouter(tags=["artifacts"], dependencies=[needs(Scope.JOBS_READ)])
@@ -62,6 +63,7 @@ def list_artifacts(  # noqa: PLR0917 - one argument for each header
     }
     if request.method == "HEAD":
         return Response(headers=headers, media_type=TAR)
+    _note(services, caller, job_id, {"digest": manifest.digest})
     return StreamingResponse(_tar(services.vault, manifest), media_type=TAR, headers=headers)
 
 
@@ -88,7 +90,9 @@ def fetch_artifact(  # noqa: PLR0917 - one argument for each header
         return Response(headers=headers | {"Content-Length": str(entry.size)}, media_type=BYTES)
     asked = wanted_range if if_range is None or if_range.strip() == headers["ETag"] else None
     part = conditions.byte_range(asked, entry.size)
-    return _file(services.vault.open_verified(entry.sha256), entry, part, headers)
+    handle = services.vault.open_verified(entry.sha256)
+    _note(services, caller, job_id, {"path": entry.path, "sha256": entry.sha256})
+    return _file(handle, entry, part, headers)
 
 
 def _manifest(services: Services, tenant: str, job_id: UUID) -> Manifest:
@@ -98,6 +102,13 @@ def _manifest(services: Services, tenant: str, job_id: UUID) -> Manifest:
     if delivery is None:
         raise not_delivered(job, "artifact")
     return delivery.manifest
+
+
+def _note(services: Services, caller: Caller, job_id: str, what: Mapping[str, str]) -> None:
+    """In the audit trail before the first byte leaves; each range of a file is a line of its own."""
+    with services.database.begin() as connection:
+        subject = audit_rows.subject("job", parse_id(job_id, "job"))
+        audit_rows.by_caller(connection, caller, Action.ARTIFACT_DOWNLOADED, subject, **what)
 
 
 def _form(form: str | None, accept: str | None) -> str:

@@ -15,12 +15,13 @@ from sqlalchemy import Connection
 from app.api.access import needs
 from app.api.deps import CallerDep, ServicesDep
 from app.api.model_schemas import ModelPage, ModelView, NewModel
+from app.domain.audit import Action
 from app.domain.errors import Conflict, TooLarge
 from app.domain.identity import Scope
 from app.domain.ids import new_id, parse_id
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ARCHIVE
-from app.store import model_rows, upload_rows
+from app.store import audit_rows, model_rows, upload_rows
 
 router = APIRouter(tags=["models"])
 
@@ -40,6 +41,9 @@ def create_model(new: NewModel, caller: CallerDep, services: ServicesDep) -> Res
                 f"The files have {source.size:,} bytes; at most {services.settings.model_max_bytes:,} are taken."
             )
         model = model_rows.create(connection, caller.tenant, new_id(), new.name, source=source, metadata=new.metadata)
+        subject = audit_rows.subject("model", model.id)
+        details = {"name": model.name, "files": len(source.files), "source": source.digest}
+        audit_rows.by_caller(connection, caller, Action.MODEL_CREATED, subject, **details)
     services.dispatcher.inspect_model(model.id)
     headers = {"Location": f"/v1/models/{model.id}", "Retry-After": str(RETRY_AFTER_SECONDS)}
     return JSONResponse(ModelView.of(model).model_dump(mode="json"), 202, headers)
@@ -98,4 +102,6 @@ def show_model(model_id: str, caller: CallerDep, services: ServicesDep) -> Respo
 def delete_model(model_id: str, caller: CallerDep, services: ServicesDep) -> None:
     """Forget a model. 409 while a job names it."""
     with services.database.begin() as connection:
-        model_rows.remove(connection, caller.tenant, parse_id(model_id, "model"))
+        gone = parse_id(model_id, "model")
+        model_rows.remove(connection, caller.tenant, gone)
+        audit_rows.by_caller(connection, caller, Action.MODEL_DELETED, audit_rows.subject("model", gone))

@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from app.api import bodies
 from app.api.access import needs
 from app.api.deps import CallerDep, ServicesDep
+from app.domain.audit import Action
 from app.domain.errors import BadRequest, TooLarge, UnsupportedMedia
 from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.samples import SampleKind, SampleRow, SampleSet
 from app.intake.admit_samples import SampleFile, SampleLimits, admit_samples
 from app.intake.sample_files import Columns, SampleFormat
-from app.store import sample_rows
+from app.store import audit_rows, sample_rows
 
 router = APIRouter(tags=["samples"])
 
@@ -124,7 +125,7 @@ async def add_samples(  # noqa: PLR0917 - FastAPI passes them by name
     limit = services.settings.samples_max_bytes
     if (bodies.declared_length(request) or 0) > limit:
         raise TooLarge(f"A file of samples has at most {limit:,} bytes. Send a part of the rows.", limit=limit)
-    given = SampleFile(caller.tenant, name, kind, form or _format(request), columns)
+    given = SampleFile(caller, name, kind, form or _format(request), columns)
     bodies.refuse_wrapped(request)
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
     limits = SampleLimits(limit, services.settings.samples_max_rows)
@@ -164,6 +165,7 @@ def delete_samples(samples_id: SamplesId, caller: CallerDep, services: ServicesD
     """Refused while a job names them."""
     with services.database.begin() as connection:
         sample_rows.remove(connection, caller.tenant, samples_id)
+        audit_rows.by_caller(connection, caller, Action.SAMPLES_DELETED, audit_rows.subject("samples", samples_id))
     return Response(status_code=204)
 
 

@@ -76,17 +76,17 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep) -> 
     _fits(request, length)
     receiver = services.receiver
     checked = tus.file_name(name or "upload")
-    upload = await run_in_threadpool(receiver.create, caller.tenant, checked, length, header)
+    upload = await run_in_threadpool(receiver.create, caller, checked, length, header)
     if with_bytes:
         chunks = bodies.stream(request, services.settings.body_grace_seconds)
-        upload = await receiver.append(caller.tenant, upload.id, 0, chunks, checksum)
+        upload = await receiver.append(caller, upload.id, 0, chunks, checksum)
     return Response(status_code=201, headers={"Location": _location(request, upload), **tus.state(upload)})
 
 
 @router.head("/uploads/{upload_id}", dependencies=[TusVersion])
 def offset(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> Response:
     """tus: where the upload goes on."""
-    upload = services.receiver.find(caller.tenant, upload_id)
+    upload = services.receiver.find(caller, upload_id)
     headers = {"Upload-Length": str(upload.length), **tus.state(upload)}
     if upload.metadata:
         headers["Upload-Metadata"] = upload.metadata
@@ -101,20 +101,20 @@ async def append(upload_id: UploadId, request: Request, caller: CallerDep, servi
         raise UnsupportedMedia(f"Send the bytes as Content-Type: {tus.CHUNK_TYPE}.")
     checksum = tus.checksum(request.headers.get("upload-checksum"))
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
-    upload = await services.receiver.append(caller.tenant, upload_id, at, chunks, checksum)
+    upload = await services.receiver.append(caller, upload_id, at, chunks, checksum)
     return Response(status_code=204, headers=tus.state(upload))
 
 
 @router.delete("/uploads/{upload_id}", status_code=204, dependencies=[TusVersion])
 def terminate(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> Response:
     """tus termination: the upload is forgotten. A model made of it stays."""
-    services.receiver.discard(caller.tenant, upload_id)
+    services.receiver.discard(caller, upload_id)
     return Response(status_code=204)
 
 
 @router.get("/uploads/{upload_id}", name="read_upload")
 def read(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> UploadView:
-    return UploadView.of(services.receiver.find(caller.tenant, upload_id))
+    return UploadView.of(services.receiver.find(caller, upload_id))
 
 
 @router.put("/uploads/{name:path}", status_code=201)
@@ -128,7 +128,7 @@ async def put(
     bodies.refuse_wrapped(request)
     _fits(request, services.settings.upload_max_bytes)
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
-    upload = await services.receiver.receive_whole(caller.tenant, checked, chunks, checksums)
+    upload = await services.receiver.receive_whole(caller, checked, chunks, checksums)
     assert upload.sha256 is not None
     response.headers["Location"] = _location(request, upload)
     response.headers["Repr-Digest"] = tus.repr_digest(upload.sha256)

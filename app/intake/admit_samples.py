@@ -16,12 +16,14 @@ from typing import BinaryIO
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.audit import Action
 from app.domain.errors import BadSamples, TooLarge
+from app.domain.identity import Caller
 from app.domain.ids import new_id
 from app.domain.samples import SampleKind, SampleRow, SampleSet, SampleSummary
 from app.intake.receive import drain
 from app.intake.sample_files import Columns, SampleFormat, read_rows
-from app.store import sample_rows
+from app.store import audit_rows, sample_rows
 from app.store.vault import Vault
 
 PREVIEW_ROWS = 5
@@ -32,9 +34,9 @@ FIELDS = tuple(each.name for each in fields(SampleRow))
 
 @dataclass(frozen=True, slots=True)
 class SampleFile:
-    """Whose the file is to be, and what the caller says of it."""
+    """Who sends the file, and what they say of it."""
 
-    tenant: str
+    caller: Caller
     name: str
     kind: SampleKind
     form: SampleFormat
@@ -78,9 +80,9 @@ def _store(database: Engine, vault: Vault, given: SampleFile, received: Path, ma
         rows = read_rows(file, given.form, given.kind, given.columns, max_rows)
         stored = vault.put(_line(row) for row in tally.counted(rows))
     with database.begin() as connection:
-        return sample_rows.create(
+        made = sample_rows.create(
             connection,
-            given.tenant,
+            given.caller.tenant,
             new_id(),
             name=given.name,
             kind=given.kind,
@@ -88,6 +90,10 @@ def _store(database: Engine, vault: Vault, given: SampleFile, received: Path, ma
             rows=tally.rows,
             summary=tally.summary(),
         )
+        details = {"name": made.name, "kind": made.kind, "rows": made.rows, "sha256": made.sha256}
+        subject = audit_rows.subject("samples", made.id)
+        audit_rows.by_caller(connection, given.caller, Action.SAMPLES_CREATED, subject, **details)
+    return made
 
 
 @dataclass

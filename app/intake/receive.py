@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from io import FileIO
@@ -25,21 +24,21 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.audit import Action
 from app.domain.errors import BodyInterrupted, ChecksumMismatch, Locked, NotFound, OffsetMismatch, TooLarge
+from app.domain.identity import Caller
 from app.domain.ids import new_id
 from app.domain.upload import Checksum, Upload
-from app.store import upload_rows
+from app.store import audit_rows, upload_rows
 from app.store.vault import Vault, hash_file, sync
 
 # Bytes are handed to the disk in batches of this size and acknowledged in steps of CHECKPOINT.
 BATCH = 1024 * 1024
 CHECKPOINT = 32 * 1024 * 1024
 REMEMBERED_HASHES = 1024
-# A file in incoming/ that no row speaks of and nobody has written to for so long was left by a crash.
-STRAY_SECONDS = 24 * 3600
 
 
 class Hash(Protocol):
@@ -59,7 +58,7 @@ class Receiver:
         self.max_bytes = max_bytes
         self._hashes: OrderedDict[UUID, tuple[int, Hash]] = OrderedDict()
 
-    def create(self, tenant: str, name: str, length: int, metadata: str = "") -> Upload:
+    def create(self, caller: Caller, name: str, length: int, metadata: str = "") -> Upload:
         """A new, resumable upload of `length` bytes. Raises TooLarge."""
         if length > self.max_bytes:
             raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
@@ -68,23 +67,23 @@ class Receiver:
         if length:
             self.place(upload_id).touch(exist_ok=False)
             sync(self.vault.incoming)
-        return self._record(tenant, upload_id, name, length, sha256, metadata)
+        return self._record(caller, upload_id, name, length, sha256, metadata)
 
-    def find(self, tenant: str, upload_id: UUID) -> Upload:
+    def find(self, caller: Caller, upload_id: UUID) -> Upload:
         """The upload with the offset at which it goes on. Raises NotFound and Gone."""
         with self.database.connect() as connection:
-            upload = upload_rows.get(connection, tenant, upload_id)
+            upload = upload_rows.get(connection, caller.tenant, upload_id)
         if upload.finished or not self._was_disturbed(upload):
             return upload
         try:
-            with _Hold(self, tenant, upload_id) as hold:
+            with _Hold(self, caller, upload_id) as hold:
                 return hold.upload
         except Locked:
             return upload
 
     async def append(
         self,
-        tenant: str,
+        caller: Caller,
         upload_id: UUID,
         offset: int,
         chunks: AsyncIterator[bytes],
@@ -96,7 +95,7 @@ class Receiver:
         the body was interrupted is kept. Raises NotFound, Gone, Locked, OffsetMismatch, TooLarge, ChecksumMismatch,
         BodyInterrupted.
         """
-        hold = await run_in_threadpool(_Hold, self, tenant, upload_id)
+        hold = await run_in_threadpool(_Hold, self, caller, upload_id)
         try:
             writing = await run_in_threadpool(_Writing, hold, offset, checksum)
             try:
@@ -109,7 +108,7 @@ class Receiver:
             hold.close()
 
     async def receive_whole(
-        self, tenant: str, name: str, chunks: AsyncIterator[bytes], checksums: Sequence[Checksum]
+        self, caller: Caller, name: str, chunks: AsyncIterator[bytes], checksums: Sequence[Checksum]
     ) -> Upload:
         """An upload in one request: finished, or nothing is left.
 
@@ -126,13 +125,13 @@ class Receiver:
         except BaseException:
             file.unlink(missing_ok=True)
             raise
-        return await run_in_threadpool(self._record, tenant, upload_id, name, whole.size, sha256)
+        return await run_in_threadpool(self._record, caller, upload_id, name, whole.size, sha256)
 
-    def discard(self, tenant: str, upload_id: UUID) -> None:
+    def discard(self, caller: Caller, upload_id: UUID) -> None:
         """Forget the upload and its bytes, unless the vault has them already. Raises NotFound, Gone and Locked."""
         with self.database.connect() as connection:
-            upload_rows.get(connection, tenant, upload_id)
-        with _Hold(self, tenant, upload_id) as hold:
+            upload_rows.get(connection, caller.tenant, upload_id)
+        with _Hold(self, caller, upload_id) as hold:
             with self.database.begin() as connection:
                 upload_rows.remove(connection, upload_id)
             hold.file.unlink(missing_ok=True)
@@ -155,11 +154,14 @@ class Receiver:
         return digest.copy() if digest and at == upload.received else None
 
     def _record(  # noqa: PLR0917 - the columns of a row
-        self, tenant: str, upload_id: UUID, name: str, length: int, sha256: str | None, metadata: str = ""
+        self, caller: Caller, upload_id: UUID, name: str, length: int, sha256: str | None, metadata: str = ""
     ) -> Upload:
         given: dict[str, Any] = {"name": name, "length": length, "sha256": sha256, "metadata": metadata}
         with self.database.begin() as connection:
-            return upload_rows.create(connection, tenant, upload_id, ttl=self.ttl, **given)
+            upload = upload_rows.create(connection, caller.tenant, upload_id, ttl=self.ttl, **given)
+            if sha256 is not None:
+                _note_finished(connection, caller, upload)
+        return upload
 
     def _was_disturbed(self, upload: Upload) -> bool:
         """True if a crash came between the last steps, or bytes that were there are gone."""
@@ -173,20 +175,21 @@ class Receiver:
 class _Hold:
     """The sole right to write to an upload, and its row as it stands. A context manager; `close` ends it."""
 
-    def __init__(self, receiver: Receiver, tenant: str, upload_id: UUID) -> None:
+    def __init__(self, receiver: Receiver, caller: Caller, upload_id: UUID) -> None:
         self.receiver = receiver
         self.file = receiver.place(upload_id)
+        self._caller = caller
         with receiver.database.connect() as connection:
-            upload_rows.get(connection, tenant, upload_id)
+            upload_rows.get(connection, caller.tenant, upload_id)
         self._lock = os.fdopen(_create(self.file), "rb", buffering=0)
         self.out: FileIO | None = None
         try:
-            self.upload = self._enter(tenant, upload_id)
+            self.upload = self._enter(caller, upload_id)
         except BaseException:
             self.close()
             raise
 
-    def _enter(self, tenant: str, upload_id: UUID) -> Upload:
+    def _enter(self, caller: Caller, upload_id: UUID) -> Upload:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -195,7 +198,7 @@ class _Hold:
             ) from None
         try:
             with self.receiver.database.connect() as connection:
-                upload = upload_rows.get(connection, tenant, upload_id)
+                upload = upload_rows.get(connection, caller.tenant, upload_id)
         except NotFound:
             self.file.unlink(missing_ok=True)
             raise
@@ -230,6 +233,7 @@ class _Hold:
         self.receiver.vault.share(self.file, sha256)
         with self.receiver.database.begin() as connection:
             finished = upload_rows.finish(connection, upload.id, sha256, self.receiver.ttl)
+            _note_finished(connection, self._caller, finished)
         self.file.unlink(missing_ok=True)
         return finished
 
@@ -347,42 +351,11 @@ async def drain(chunks: AsyncIterator[bytes], write: Callable[[bytearray], None]
         raise interruption
 
 
-def remove_expired(database: Engine, vault: Vault) -> int:
-    """Forget the uploads whose time is over, and remove their bytes and those that a crash left without a row.
-
-    Objects in the vault stay. Returns how many rows and strays went.
-    """
-    with database.begin() as connection:
-        expired = upload_rows.expire(connection)
-    for upload_id in expired:
-        (vault.incoming / str(upload_id)).unlink(missing_ok=True)
-    strays = _strays(database, vault)
-    for stray in strays:
-        stray.unlink(missing_ok=True)
-    return len(expired) + len(strays)
-
-
-def _strays(database: Engine, vault: Vault) -> list[Path]:
-    """Old files in incoming/ without a row."""
-    before = time.time() - STRAY_SECONDS
-    old = [file for file in vault.incoming.iterdir() if file.is_file() and _written(file) < before]
-    with database.connect() as connection:
-        known = {str(upload_id) for upload_id in upload_rows.existing(connection, filter(None, map(_id_of, old)))}
-    return [file for file in old if file.name not in known]
-
-
-def _written(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
-
-
-def _id_of(file: Path) -> UUID | None:
-    try:
-        return UUID(file.name)
-    except ValueError:
-        return None
+def _note_finished(connection: Connection, caller: Caller, upload: Upload) -> None:
+    """In the trail it is the deed of whoever sent the last byte, or asked for what a crash had left half done."""
+    subject = audit_rows.subject("upload", upload.id)
+    details = {"name": upload.name, "size": upload.length, "sha256": upload.sha256}
+    audit_rows.by_caller(connection, caller, Action.UPLOAD_FINISHED, subject, **details)
 
 
 def _create(file: Path) -> int:

@@ -6,22 +6,30 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from app.domain.audit import Action
 from app.domain.identity import Caller
 from app.domain.job import Job
 from app.jobs.dispatch import Dispatcher
-from app.store import job_rows
+from app.store import audit_rows, job_rows
 
 
 def cancel(database: Engine, caller: Caller, job_id: UUID) -> Job:
     """Ask for the end of a job; asking twice changes nothing. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
-        return job_rows.cancel(connection, caller.tenant, job_id)
+        before = job_rows.lock(connection, caller.tenant, job_id)
+        job = job_rows.cancel(connection, caller.tenant, job_id)
+        if job.status is not before:
+            subject = audit_rows.subject("job", job_id)
+            audit_rows.by_caller(connection, caller, Action.JOB_CANCELLED, subject, status=job.status)
+            audit_rows.job_ended(connection, job, caller.name)
+    return job
 
 
 def retry(database: Engine, dispatcher: Dispatcher, caller: Caller, job_id: UUID) -> Job:
     """Queue a job again that ended without a result. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
         job = job_rows.retry(connection, caller.tenant, job_id)
+        audit_rows.by_caller(connection, caller, Action.JOB_RETRIED, audit_rows.subject("job", job_id))
     dispatcher.run_job(job.id)
     return job
 
@@ -30,3 +38,4 @@ def delete(database: Engine, caller: Caller, job_id: UUID) -> None:
     """Forget a job that is done. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
         job_rows.delete(connection, caller.tenant, job_id)
+        audit_rows.by_caller(connection, caller, Action.JOB_DELETED, audit_rows.subject("job", job_id))

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
+from app.domain.audit import Action
 from app.domain.errors import BadRecipe, BadSamples, Conflict, KeyReused, ModelRefused
 from app.domain.identity import Caller
 from app.domain.ids import new_id
@@ -25,7 +26,7 @@ from app.domain.recipe import Policy, Recipe
 from app.domain.samples import LabelSpace, SampleKind, SampleSet, check_numbers
 from app.jobs.dispatch import Dispatcher
 from app.jobs.fit import check_labels, count_showing
-from app.store import job_rows, model_rows, sample_rows
+from app.store import audit_rows, job_rows, model_rows, sample_rows
 from app.store.vault import Vault
 
 
@@ -84,6 +85,10 @@ def submit(
             known = _known(connection, caller.tenant, key, request)
             assert known is not None
             return known
+        named = ("model_id", "base_model_id", "triggered_id", "clean_id")
+        parts_of = {name: str(value) for name in named if (value := getattr(order, name)) is not None}
+        subject = audit_rows.subject("job", job.id)
+        audit_rows.by_caller(connection, caller, Action.JOB_CREATED, subject, method=order.method, **parts_of)
     dispatcher.run_job(job.id)
     return job
 

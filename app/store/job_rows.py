@@ -146,18 +146,23 @@ def cancel(connection: Connection, tenant: str, job_id: UUID) -> Job:
 
     Raises NotFound, and IllegalMove for a job that has ended in another way.
     """
-    status = _lock(connection, _of(tenant, job_id), job_id)
+    status = lock(connection, tenant, job_id)
     if status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
         return get(connection, tenant, job_id)
     to = JobStatus.CANCELLED if status is JobStatus.QUEUED else JobStatus.CANCELLING
     return move(connection, job_id, to, reason="asked by the caller")
 
 
+def lock(connection: Connection, tenant: str, job_id: UUID) -> JobStatus:
+    """Its status, which nobody else changes before the transaction ends. Raises NotFound."""
+    return _lock(connection, _of(tenant, job_id), job_id)
+
+
 def retry(connection: Connection, tenant: str, job_id: UUID) -> Job:
     """Back into the queue with all its attempts.
 
     Raises NotFound, and IllegalMove unless it ended without a result."""
-    status = _lock(connection, _of(tenant, job_id), job_id)
+    status = lock(connection, tenant, job_id)
     if not status.done:
         raise IllegalMove(f"The job is {status}: only one that ended without a result can be tried again.")
     return move(connection, job_id, JobStatus.QUEUED, reason="retry asked by the caller", attempts=0)
@@ -165,7 +170,7 @@ def retry(connection: Connection, tenant: str, job_id: UUID) -> Job:
 
 def delete(connection: Connection, tenant: str, job_id: UUID) -> None:
     """Take a finished job and its history away. Raises NotFound, and IllegalMove before it is done."""
-    status = _lock(connection, _of(tenant, job_id), job_id)
+    status = lock(connection, tenant, job_id)
     if not status.done:
         raise IllegalMove(f"The job is {status}: cancel it and wait until it is cancelled, then delete it.")
     connection.execute(t.delete().where(t.c.id == job_id))

@@ -139,12 +139,8 @@ def give_back(connection: Connection, claimed: Model, wait_seconds: float) -> No
     _write(connection, claimed, lease_until=_after(wait_seconds), sent_at=None)
 
 
-def to_send(connection: Connection, resend_seconds: float, max_attempts: int) -> list[UUID]:
-    """Models that wait for an inspection nobody has begun, the oldest first; they count as sent from now on.
-
-    Those whose last attempt was never finished are rejected on the way.
-    """
-    _give_up(connection, max_attempts)
+def to_send(connection: Connection, resend_seconds: float) -> list[UUID]:
+    """Models that wait for an inspection nobody has begun, the oldest first; they count as sent from now on."""
     due = (
         select(t.c.id)
         .where(_INSPECTING, _LEASE_ENDED)
@@ -164,10 +160,12 @@ def holds(connection: Connection, model_id: UUID, token: int) -> bool:
     return connection.execute(held).one_or_none() is not None
 
 
-def _give_up(connection: Connection, max_attempts: int) -> None:
+def give_up(connection: Connection, max_attempts: int) -> list[tuple[str, UUID]]:
+    """Reject those whose last attempt was never finished: the tenant and id of each."""
     lost = and_(_INSPECTING, _LEASE_ENDED, t.c.attempts >= max_attempts)
     values = {"status": ModelStatus.REJECTED, "findings": [asdict(GIVEN_UP)], "inspected_at": NOW}
-    connection.execute(update(t).where(lost).values(**values))
+    gone = connection.execute(update(t).where(lost).values(**values).returning(t.c.tenant, t.c.id))
+    return [(row.tenant, row.id) for row in gone]
 
 
 def _write(connection: Connection, claimed: Model, **values: Any) -> None:

@@ -241,3 +241,19 @@ api_keys = Table(
     CheckConstraint("length(digest) = 32", name="digest"),
     Index(None, "tenant", "id"),
 )
+
+# Who did what: a chain of hashes (app.domain.audit). A trigger of the migration refuses every change but an insert.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    _tenant(),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    CheckConstraint("length(previous) = 64 AND length(hash) = 64", name="hashes"),
+)

@@ -152,7 +152,8 @@ def test_a_damaged_store_is_no_verdict_until_the_attempts_are_used_up(services: 
         assert (found.status, found.attempts) == (ModelStatus.INSPECTING, attempt)
         end_lease(services, model_id)
         with services.database.begin() as connection:
-            due = model_rows.to_send(connection, 0, services.settings.max_attempts)
+            model_rows.give_up(connection, services.settings.max_attempts)
+            due = model_rows.to_send(connection, 0)
         assert due == ([model_id] if attempt < services.settings.max_attempts else [])
     found = get(services, model_id)
     assert (found.status, rules(found)) == (ModelStatus.REJECTED, {"SB-ATTEMPTS"})
@@ -171,7 +172,7 @@ def test_only_one_inspection_has_the_claim_and_a_stale_one_writes_nothing(servic
         first = model_rows.claim(connection, model_id, 60, 3)
     with services.database.begin() as connection:
         assert model_rows.claim(connection, model_id, 60, 3) is None
-        assert model_rows.to_send(connection, 0, 3) == []
+        assert model_rows.to_send(connection, 0) == []
     assert first is not None
     end_lease(services, model_id)
     with services.database.begin() as connection:

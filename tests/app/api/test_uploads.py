@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from sqlalchemy import Engine, text
 
-from app.intake.receive import remove_expired
+from app.intake.expire import remove_expired
 from app.store.vault import Vault
 from tests.api_process import ApiProcess, running_api
 
