@@ -1,7 +1,7 @@
 """What the audit trail costs where many create jobs at once: python -m benchmarks.audit_lock URL
 
-URL is a migrated PostgreSQL database that holds nothing else. Each round is the transaction of `POST /v1/jobs`: a job,
-its first event, and, in every second round, its line in the audit trail under the one lock of the chain.
+URL is a migrated PostgreSQL database that holds nothing else. Each round is the transaction of `POST /v1/jobs`: a
+job, its first event, and, in every second round, its line in the audit trail under the one lock of the chain.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{'callers':>8}{'audit':>8}{'jobs/s':>10}{'median ms':>11}{'95 % ms':>10}")
     for callers in asked.callers:
         for audited in (False, True, False, True):
-            taken, whole = _round(lambda with_audit=audited: _create(database, order, with_audit), callers, asked.jobs)
+            taken, whole = _round(lambda noted=audited: _create(database, order, noted), callers, asked.jobs)
             middle, high = statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
             rate = asked.jobs / whole
             print(f"{callers:>8}{audited!s:>8}{rate:>10.0f}{1e3 * middle:>11.1f}{1e3 * high:>10.1f}", flush=True)
