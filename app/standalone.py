@@ -272,8 +272,8 @@ class _Start:
 
 
 def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program]:
-    """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job loses nothing: its
-    lease ends and the job goes on at the next start."""
+    """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job loses nothing:
+    its lease ends and the job goes on at the next start."""
     listen = ("--host", service.host, "--port", str(service.port))
     quiet = ("--no-access-log", "--timeout-graceful-shutdown", "3")
     keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper}
