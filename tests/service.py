@@ -22,7 +22,10 @@ import psutil
 from tests.conftest import ROOT
 
 START_SECONDS = 120.0
-INHERITED = ("DATABASE_URL", "REDIS_URL", "LETHE_DATA", "LETHE_VAULT", "LETHE_API_KEY", "LETHE_HOST", "LETHE_PORT")
+INHERITED = (
+    "DATABASE_URL", "REDIS_URL", "LETHE_DATA", "LETHE_VAULT", "LETHE_API_KEY", "LETHE_KEY_PEPPER", "LETHE_HOST",
+    "LETHE_PORT",
+)  # fmt: skip
 
 
 @dataclass

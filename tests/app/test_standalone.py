@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.conftest import ROOT, new_database
-from tests.service import Service, data_folder, running_service, until
+from tests.service import INHERITED, Service, data_folder, running_service, until
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,14 @@ def service() -> Iterator[Service]:
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in processes if _is_alive(each)]
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # gone between the two questions
+        return False
 
 
 def test_a_ready_service_answers_only_with_its_key(service: Service) -> None:
@@ -47,15 +54,31 @@ def test_it_listens_on_the_loopback_address_alone(service: Service) -> None:
 
 
 def test_secrets_are_readable_by_their_owner_alone(service: Service) -> None:
-    for name in ("api-key", "service.json"):
+    for name in ("api-key", "key-pepper", "service.json"):
         assert stat.S_IMODE((service.data / name).stat().st_mode) == 0o600
     for name in ("vault", "sockets", "postgres", "redis"):
         assert stat.S_IMODE((service.data / name).stat().st_mode) == 0o700
 
 
-def test_workers_are_not_given_the_key(service: Service) -> None:
+def test_workers_are_given_neither_the_key_nor_the_pepper(service: Service) -> None:
     environment = psutil.Process(service.facts["pids"]["worker"]).environ()
-    assert "LETHE_API_KEY" not in environment
+    assert not {"LETHE_API_KEY", "LETHE_KEY_PEPPER"} & set(environment)
+
+
+def test_the_operator_makes_keys_for_the_running_service(service: Service) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in INHERITED}
+    command = [sys.executable, "-m", "app.key_commands", "create", "ci", "--scope", "jobs:read", "--tenant", "blue"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment | {"LETHE_DATA": str(service.data)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    headers = {"Authorization": f"Bearer {done.stdout.strip()}"}
+    assert httpx2.get(f"{service.url}/v1/jobs", headers=headers).status_code == 200
+    assert httpx2.get(f"{service.url}/v1/keys", headers=headers).status_code == 403
 
 
 def test_a_second_start_on_the_same_folder_says_so_and_ends(service: Service) -> None:
