@@ -41,4 +41,4 @@ CMD ["python", "-m", "uvicorn", "app.main:create_app", "--factory", "--host", "0
 FROM runtime AS worker
 COPY --from=worker-build /srv/lethe /srv/lethe
 USER lethe
-CMD ["python", "-m", "celery", "-A", "workers.celery_app", "worker", "--loglevel", "INFO"]
+CMD ["python", "-m", "celery", "-A", "workers.celery_app", "--quiet", "worker", "--loglevel", "INFO"]

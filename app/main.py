@@ -10,18 +10,22 @@ from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
+from app import logs
 from app.api import artifacts, events, failures, health, jobs, keys, models, samples, uploads
 from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
+from app.api.edge import EXPOSED, Edge
+from app.api.request_log import RequestLog
 from app.api.tus import TusLayer
 from app.identity.gate import Gate
 from app.identity.oidc import Issuer, TokenReader
 from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
-from app.settings import Settings
+from app.settings import Settings, between_commas
 from app.settings import settings as read_settings
 from app.store.changes import ChangeFeed
 from app.store.database import open_database
@@ -34,7 +38,9 @@ STREAMED = re.compile(r"(POST|PATCH) /v1/uploads(/[^/]*)?$|PUT /v1/uploads/|POST
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The API over the given settings, or over the environment's. Refuses to be built where no caller could have a
     key: it answers nobody without one, whatever address it listens on."""
-    settings = settings or read_settings()
+    if settings is None:
+        settings = read_settings()
+        logs.configure(settings.secrets())  # it is a process of its own
     if settings.api_key is None and settings.key_pepper is None and settings.oidc_issuer is None:
         raise SystemExit(
             "Set LETHE_API_KEY (lethe_<keyid>_<secret>) or LETHE_KEY_PEPPER: the API answers nobody without a key."
@@ -53,7 +59,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
     app.add_middleware(GateLayer, gate)  # around the cap: no body is read for a stranger
     app.add_middleware(TusLayer, "/v1/uploads")
+    if origins := between_commas(settings.cors_origins):
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=failures.METHODS, allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )  # fmt: skip
+    _surround(app, settings)
     return app
+
+
+def _surround(app: FastAPI, settings: Settings) -> None:
+    """Put the layers that hold for every answer around also the framework's own, which answers for faults of ours."""
+    build = app.build_middleware_stack
+    hosts = [name.lower() for name in between_commas(settings.allowed_hosts)]
+    app.build_middleware_stack = lambda: RequestLog(Edge(build(), hosts))  # type: ignore[method-assign]
 
 
 def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:

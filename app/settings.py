@@ -5,10 +5,11 @@ A user with a GPU or a cluster changes these and nothing else. `docs/settings.md
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +18,9 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 SHORTEST_SECRET = 20
 SHORTEST_PEPPER = 32
+
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 
 
 class InspectionSettings(BaseSettings):
@@ -46,6 +50,9 @@ class Settings(InspectionSettings):
     oidc_jwks_url: str | None = Field(default=None, description="the issuer's keys; else its discovery tells")
     oidc_tenant_claim: str = Field(default="tenant", min_length=1, description="the claim that names the tenant")
 
+    allowed_hosts: str = Field(default="*", description="names that Host may have, between commas; *: any")
+    cors_origins: str = Field(default="none", description="origins whose pages may call, between commas")
+
     upload_max_bytes: int = Field(default=16 * GIB, gt=0)
     upload_ttl_seconds: float = Field(default=24 * 3600, gt=0, description="an unfinished upload lives this long")
     samples_max_bytes: int = Field(default=64 * MIB, gt=0)
@@ -71,6 +78,19 @@ class Settings(InspectionSettings):
     job_seconds: float = Field(default=24 * 3600, gt=0, description="wall-clock limit of one job")
     torch_threads: int = Field(default=0, ge=0, description="threads of one job on the CPU; 0: one per core")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, text: str) -> str:
+        if any(not _ORIGIN.fullmatch(origin) for origin in between_commas(text)):
+            raise ValueError("name origins as https://host or https://host:port, between commas, or none")
+        return text
+
+    def secrets(self) -> list[str]:
+        """What must never be shown: the secrets themselves, and the passwords inside URLs."""
+        given = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        passwords = [urlsplit(url).password or "" for url in (self.database_url, self.redis_url)]
+        return [each for password in passwords for each in (password, unquote(password))] + given
 
     @field_validator("database_url")
     @classmethod
@@ -125,3 +145,9 @@ def sqlalchemy_url(url: str) -> str:
     if not separator or scheme.split("+")[0] not in ("postgresql", "postgres"):
         raise ValueError("DATABASE_URL must name a PostgreSQL database: postgresql://user:password@host/name")
     return f"postgresql+psycopg://{rest}"
+
+
+def between_commas(text: str) -> list[str]:
+    """The words of a list; nothing of `none`."""
+    words = [word.strip() for word in text.split(",")]
+    return [word for word in words if word and word != "none"]

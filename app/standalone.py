@@ -283,7 +283,7 @@ def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program
     quiet = ("--no-access-log", "--timeout-graceful-shutdown", "3")
     keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper}
     yield _python("api", "uvicorn", "app.main:create_app", "--factory", *listen, *quiet, environment=keyed)
-    celery = ("celery", "-A", "workers.celery_app")
+    celery = ("celery", "-A", "workers.celery_app", "--quiet")
     alone = ("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat")
     slots = {"LETHE_WORKER_SLOTS": str(service.worker_slots)}
     yield _python("worker", *celery, "worker", *alone, environment=environment | slots)

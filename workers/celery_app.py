@@ -10,11 +10,25 @@ model work is done by a fresh child of each task.
 
 from __future__ import annotations
 
-from celery import Celery
+import sys
+from pathlib import Path
+from typing import Any
 
+from celery import Celery, signals
+
+from app import logs
 from app.domain.messages import SWEEP
 from app.settings import settings
 from workers.slots import threads
+
+
+@signals.setup_logging.connect  # and Celery sets up nothing of its own
+def _set_up_logs(**_how: Any) -> None:
+    logs.configure(settings().secrets())
+
+
+if "celery" in Path(sys.argv[0]).parts[-2:]:
+    _set_up_logs()  # before Celery's own first words, where this process is a worker or the scheduler
 
 app = Celery("lethe", broker=settings().redis_url, include=["workers.tasks"])
 app.conf.update(
