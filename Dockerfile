@@ -4,26 +4,31 @@
 #     docker build --target api -t lethe-api .
 #     docker build --target worker -t lethe-worker .
 #
-# pip reads PIP_EXTRA_INDEX_URL: name an index of CPU-only torch wheels there for a small worker image.
+# Every package is pinned by hash. For a small worker image without CUDA, lock an index of CPU-only torch wheels with
+# `uv pip compile` as `make lock` does it, into requirements/, and name that file: --build-arg LOCK=requirements/cpu.lock
 
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/lethe
 
 FROM base AS api-build
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
 COPY app app
 COPY migrations migrations
 RUN python3 -m venv .venv
-RUN .venv/bin/pip install -c constraints.txt -e .
+RUN .venv/bin/pip install --require-hashes -r requirements/build.lock -r requirements/api.lock
+RUN .venv/bin/pip install --no-deps --no-build-isolation -e .
 
 FROM base AS worker-build
-ARG PIP_EXTRA_INDEX_URL
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+ARG LOCK=requirements/worker.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
 COPY app app
 COPY workers workers
 RUN python3 -m venv .venv
-RUN .venv/bin/pip install -c constraints.txt -e '.[worker]'
+RUN .venv/bin/pip install --require-hashes -r requirements/build.lock -r ${LOCK}
+RUN .venv/bin/pip install --no-deps --no-build-isolation -e .
 
 FROM base AS runtime
 RUN useradd --system --uid 10001 --home-dir /srv/lethe --shell /usr/sbin/nologin lethe \

@@ -33,8 +33,9 @@ lint: $(INSTALLED)  ## style, types, and which room may import which
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-check: lint  ## the quick part of the tests: nothing that starts a server
+check: lint  ## the quick part of the tests, and what is known against the locked packages
 	@$(RUN) pytest -q tests/architecture tests/app/domain tests/client
+	@$(BIN)/python requirements/audit.py
 
 bench: $(BENCH)  ## measure: the demo on SST-2, beside fine-tuning and plain ascent (DATA=folder)
 	@test -n "$(DATA)" || { echo "make bench DATA=folder with train.tsv, dev.tsv and test.tsv of SST-2"; exit 2; }
@@ -48,6 +49,19 @@ bench-efficacy: $(BENCH)  ## compare the methods against the attacks (DATA=folde
 migrate: $(INSTALLED)  ## bring the database of DATABASE_URL up to date
 	@test -n "$${DATABASE_URL:-}" || { echo "set DATABASE_URL=postgresql://user:password@host/name"; exit 2; }
 	@$(BIN)/alembic -c migrations/alembic.ini upgrade head
+
+constraints: $(INSTALLED)  ## pin in constraints.txt what is installed now
+	@{ sed '/^[^#]/,$$d' constraints.txt; $(RUN) pip freeze --exclude lethe | sed 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > $(VENV)/pins
+	@cp $(VENV)/pins constraints.txt
+
+# uv reads the hashes of every build of a version from the index.
+LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-emit-index-url --python-version 3.11 \
+	--python-platform linux --custom-compile-command "make lock"
+
+lock: $(INSTALLED)  ## pin by hash, in requirements/, what the images install
+	@$(LOCK) -c constraints.txt pyproject.toml -o requirements/api.lock
+	@$(LOCK) -c constraints.txt --extra worker pyproject.toml -o requirements/worker.lock
+	@$(LOCK) requirements/build.in -o requirements/build.lock
 
 clean:  ## remove what was built; data in var/ stays
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -71,4 +85,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test check lint bench bench-efficacy migrate clean
+.PHONY: help demo up test check lint bench bench-efficacy migrate constraints lock clean

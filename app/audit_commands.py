@@ -3,13 +3,14 @@
 Works on the database itself. Keep what `lethe audit head` prints in a place that the database's owner cannot write
 to: only against it can `verify` find that the end of the trail was cut off, or all of it made anew.
 
-Exit status: 0 whole, 1 it was changed, 2 it could not be read.
+Exit status: 0 whole, 1 it was changed, 2 it could not be read. Also: `python -m app.audit_commands`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -96,3 +97,7 @@ def _read_head(file: Path) -> Head:
     except (OSError, ValueError):
         pass
     raise BadRequest(f"{file} does not hold what `lethe audit head` prints.")
+
+
+if __name__ == "__main__":
+    sys.exit(audit())

@@ -61,7 +61,8 @@ def _load(entry: EntryPoint) -> Any:
     try:
         found = entry.load()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in ("app", "workers", "client"):
+        room, inside, _ = (error.name or "").partition(".")
+        if inside and room in ("app", "workers", "client"):  # the room is there, and what it promised is not
             raise
         return None
     if not isinstance(found, typer.Typer):

@@ -43,6 +43,16 @@ def test_a_command_whose_packages_are_missing_is_absent(tmp_path: Path) -> None:
     assert lethe(tmp_path, "up").returncode == 4
 
 
+def test_a_room_that_is_not_there_has_no_commands(tmp_path: Path) -> None:
+    """As in the API's image, which has no workers."""
+    declare(tmp_path)
+    (next(tmp_path.glob("*.dist-info")) / "entry_points.txt").write_text(
+        "[lethe.commands]\nscan = elsewhere.scan:x\n"
+    )
+    said = lethe(tmp_path, "--help")
+    assert (said.returncode, " scan " in said.stdout) == (0, False)
+
+
 def test_a_fault_of_our_own_is_no_absence(tmp_path: Path) -> None:
     declare(tmp_path)
     (next(tmp_path.glob("*.dist-info")) / "entry_points.txt").write_text("[lethe.commands]\nscan = workers.gone:x\n")
