@@ -53,7 +53,7 @@ def add(services: Services, files: Mapping[str, bytes]) -> UUID:
     entries = [FileEntry(path, len(data), services.vault.put([data]).sha256) for path, data in files.items()]
     model_id = new_id()
     with services.database.begin() as connection:
-        model_rows.create(connection, DEFAULT_TENANT, model_id, "a model", Manifest.of(entries), {})
+        model_rows.create(connection, DEFAULT_TENANT, model_id, "a model", source=Manifest.of(entries), metadata={})
     return model_id
 
 
