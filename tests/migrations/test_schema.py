@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import psycopg
+
 from tests.conftest import ROOT, new_database
 
 
@@ -30,3 +32,15 @@ def test_migrations_go_down_and_up_again(postgres_url: str) -> None:
     for step in (("downgrade", "base"), ("upgrade", "head"), ("check",)):
         done = alembic(url, *step)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_there_was_before_tenants_belongs_to_the_default_one(postgres_url: str) -> None:
+    url = new_database(postgres_url)
+    assert alembic(url, "downgrade", "202611231200").returncode == 0
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO uploads (id, name, length, expires_at) VALUES (gen_random_uuid(), 'a', 1, now())"
+        )
+    assert alembic(url, "upgrade", "head").returncode == 0
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT tenant FROM uploads").fetchone() == ("default",)
