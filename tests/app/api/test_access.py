@@ -329,13 +329,14 @@ def test_same_bytes_of_two_tenants_are_two_uploads(new_world: Callable[[str], Wo
 
 
 def seen(answer: httpx2.Response, names: Mapping[str, str]) -> tuple[int, str, dict[str, str]]:
-    """What a caller can tell of an answer, but for the ids that were asked for and the times."""
+    """What a caller can tell of an answer, but for the ids of what was asked for and of the request, and the times."""
     text = answer.text
     if answer.is_success and answer.content:
         text = json.dumps({name: value for name, value in answer.json().items() if not name.endswith("_at")})
     for each in names.values():
         text = text.replace(each, "?")
-    headers = {name: value for name, value in answer.headers.items() if name not in ("date", "location")}
+    of_each = ("date", "location", "x-request-id")
+    headers = {name: value for name, value in answer.headers.items() if name not in of_each}
     return answer.status_code, text, headers
 
 
