@@ -329,7 +329,7 @@ def test_same_bytes_of_two_tenants_are_two_uploads(new_world: Callable[[str], Wo
 
 
 def seen(answer: httpx2.Response, names: Mapping[str, str]) -> tuple[int, str, dict[str, str]]:
-    """What a caller can tell of an answer, but for the ids of what was asked for and of the request, and the times."""
+    """What a caller can tell of an answer, but for the times and the ids that were asked for or made up."""
     text = answer.text
     if answer.is_success and answer.content:
         text = json.dumps({name: value for name, value in answer.json().items() if not name.endswith("_at")})
