@@ -11,6 +11,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.domain.confinement import NONE, named_layers
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -53,6 +55,18 @@ class Settings(BaseSettings):
     job_seconds: float = Field(default=24 * 3600, gt=0, description="wall-clock limit of one job")
     torch_threads: int = Field(default=0, ge=0, description="threads of one job on the CPU; 0: one per core")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    sandbox_without: str = Field(default=NONE, description="layers of the sandbox to go without, by comma")
+
+    @property
+    def sandbox_gone_without(self) -> frozenset[str]:
+        return named_layers(self.sandbox_without)
+
+    @field_validator("sandbox_without")
+    @classmethod
+    def _layers_that_exist(cls, names: str) -> str:
+        named_layers(names)
+        return names
 
     @field_validator("database_url")
     @classmethod

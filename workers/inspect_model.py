@@ -2,13 +2,15 @@
 
 Guarantees: the model is admitted only with files that the child wrote anew and this process hashed; whatever the
 child does otherwise (a refusal, a crash, a time-out, too much memory, an answer outside the protocol) rejects the
-model with a rule id. A fault of ours or of the machine is no verdict: the model waits for another attempt.
+model with a rule id. A fault of ours or of the machine is no verdict: the model waits for another attempt. Without a
+whole sandbox nothing is begun, and no attempt is used up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import shutil
 import stat
@@ -30,6 +32,7 @@ from app.domain.errors import (
     ChildTimeout,
     LeaseLost,
     ModelRefused,
+    SandboxUnavailable,
 )
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ARCHIVE, Finding, Model, ModelFacts, Severity
@@ -66,6 +69,8 @@ class _Admitted:
 def inspect_model(services: Services, model_id: UUID) -> None:
     """Inspect the model if it waits for that. Returns in any case: the row says what came of it."""
     known = services.settings
+    if not sandbox.allows(known.sandbox_gone_without):
+        return
     with services.database.begin() as connection:
         claimed = model_rows.claim(connection, model_id, known.lease_seconds, known.max_attempts)
     if claimed is None:
@@ -76,10 +81,17 @@ def inspect_model(services: Services, model_id: UUID) -> None:
             _finish(services, claimed, _verdict(services, claimed, folder, heart))
     except LeaseLost:
         log.warning("model %s: the lease of token %d is lost; stopped", model_id, claimed.token)
+    except SandboxUnavailable as error:
+        log.error("model %s waits: %s", model_id, error.message)
+        _give_back(services, claimed, counts=False)
     except Exception:
         log.exception("model %s: the inspection broke off; it will be tried again", model_id)
-        with contextlib.suppress(LeaseLost), services.database.begin() as connection:
-            model_rows.give_back(connection, claimed, PAUSE_SECONDS)
+        _give_back(services, claimed)
+
+
+def _give_back(services: Services, claimed: Model, *, counts: bool = True) -> None:
+    with contextlib.suppress(LeaseLost), services.database.begin() as connection:
+        model_rows.give_back(connection, claimed, PAUSE_SECONDS, counts=counts)
 
 
 class _Heart:
@@ -176,9 +188,13 @@ def _ask_child(services: Services, order: Order, folder: Path, heart: _Heart) ->
         limits=sandbox.Limits(
             wall_seconds=known.inspect_seconds,
             memory_bytes=known.inspect_memory_bytes,
+            cpu_seconds=math.ceil(known.inspect_seconds),
             file_bytes=known.model_max_bytes,
         ),
         workdir=folder,
+        readable=[folder / "in"],
+        writable=[order.work, order.out],
+        without=known.sandbox_gone_without,
         on_tick=heart.check,
         tick_seconds=TICK_SECONDS,
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,12 +32,9 @@ def echo(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
 
 
 def look_around(_request: Mapping[str, Any], _mouth: Mouth) -> Mapping[str, Any]:
-    with contextlib.closing(socket.socket()) as probe:
-        network = probe.connect_ex(("127.0.0.1", _request["port"]))
     return {
         "environment": sorted(os.environ),
         "descriptors": sorted(int(item.name) for item in Path("/proc/self/fd").iterdir()),
-        "network": network,
         "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
         "files": resource.getrlimit(resource.RLIMIT_FSIZE)[0],
         "status": Path("/proc/self/status").read_text(),
@@ -62,6 +57,7 @@ def raise_oddly(_request: Mapping[str, Any], _mouth: Mouth) -> NoReturn:
 
 
 def leave_early(_request: Mapping[str, Any], _mouth: Mouth) -> NoReturn:
+    print("on the way out", file=sys.stderr, flush=True)
     os._exit(0)
 
 
