@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.settings import settings as read_settings
 from app.store.changes import ChangeFeed
 from app.store.database import open_database
+from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
 
 # Bodies that are read piece by piece, each with limits of its own; every other one is capped before a route runs.
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         receiver=Receiver(database, vault, settings.upload_ttl_seconds, settings.upload_max_bytes),
         dispatcher=Dispatcher(settings.redis_url),
         changes=ChangeFeed(settings.database_url),
+        sandboxes=SandboxBoard(settings.redis_url),
     )
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
     app.add_middleware(TusLayer, "/v1/uploads")

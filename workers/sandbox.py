@@ -141,7 +141,8 @@ def probe(without: frozenset[str]) -> Confinement:
             raise
         return Confinement(gone, error.details["missing"])
     except ChildFailed as error:
-        return Confinement(gone, fault=f"a child cannot work in it. {error.message} {error.log_tail[-500:]}".strip())
+        log.error("a child cannot work in the sandbox: %s %r", error.message, error.log_tail)
+        return Confinement(gone, fault=f"{error.message} The worker's log says more.")
     return Confinement(gone)
 
 

@@ -44,7 +44,12 @@ def install() -> None:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise OSError(errno.EOPNOTSUPP, f"no filter is written for {machine}")
-    code = assemble(program(machine, os.getpid()))
+    load(program(machine, os.getpid()))
+
+
+def load(block: Block) -> None:
+    """The filter is this thread's and of what it starts from now on. Raises OSError."""
+    code = assemble(block)
     held = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HP", len(code) // 8, ctypes.addressof(held))
     libc = ctypes.CDLL(None, use_errno=True)

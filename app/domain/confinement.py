@@ -53,6 +53,12 @@ class Confinement:
             f" (docs/threat-model.md says how), or set LETHE_SANDBOX_WITHOUT={named} to go without."
         )
 
+    def in_words(self) -> str:
+        """One line, for people."""
+        if not self.holds:
+            return f"incomplete: untrusted work waits ({', '.join(self.missing) or self.fault})"
+        return f"without {', '.join(self.without)}, as asked" if self.without else "every layer is in force"
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "in_force": list(self.in_force),
