@@ -40,6 +40,7 @@ from pydantic import ValidationError
 from app.domain.confinement import Confinement
 from app.domain.errors import LetheError, OperatorError
 from app.settings import Settings, StandaloneSettings
+from app.store.sandbox_board import SandboxBoard
 from app.supervisor import Program, Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,6 +224,7 @@ class _Start:
             own["REDIS_URL"] = private.redis_url(sockets)
 
     def processes(self, environment: dict[str, str]) -> None:
+        SandboxBoard(environment["REDIS_URL"]).forget()
         for program in _programs(self.service, environment):
             self.supervisor.start(program)
         self.record(environment)

@@ -48,17 +48,12 @@ def test_without_a_layer_no_request_is_told_unless_it_was_named(layer: str, tmp_
     heard: list[Mapping[str, Any]] = []
     with pytest.raises(SandboxUnavailable, match=f"LETHE_SANDBOX_WITHOUT={layer} ") as caught:
         on_a_machine_without(layer, lambda: run(tmp_path, on_message=heard.append))
-    assert caught.value.details["missing"] == {
-        layer: "Operation not permitted" if layer != "landlock" else ANY_REASON
-    }
+    assert list(caught.value.details["missing"]) == [layer]
     assert heard == []
     assert on_a_machine_without(layer, lambda: run(tmp_path, without={layer})) == {"got": "untrusted"}
     other = "seccomp" if layer == "landlock" else "landlock"
     with pytest.raises(SandboxUnavailable, match=layer):
         on_a_machine_without(layer, lambda: run(tmp_path, without={other}))
-
-
-ANY_REASON = "this kernel has no Landlock, or a filter forbids it"
 
 
 @pytest.mark.parametrize("layer", NEEDED)

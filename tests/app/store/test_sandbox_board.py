@@ -40,10 +40,14 @@ def test_who_falls_silent_is_forgotten(redis_url: str, client: redis.Redis) -> N
     board.say("b", WHOLE)
     assert client.zcard(KEY) == 1
     assert 0 < client.ttl(KEY) <= SPOKEN_FOR_SECONDS
+    board.forget()
+    assert board.said() == []
 
 
 def test_without_redis_nobody_has_spoken() -> None:
-    assert SandboxBoard("redis://127.0.0.1:1/0").said() == []
+    board = SandboxBoard("redis://127.0.0.1:1/0")
+    board.forget()
+    assert board.said() == []
 
 
 def test_the_address_of_a_socket_file_is_understood() -> None:
