@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
 from app.domain.confinement import LAYERS, Confinement, named_layers
 from app.settings import Settings
+from tests.conftest import ROOT
 
 SERVERS = {"DATABASE_URL": "postgresql://x", "REDIS_URL": "redis://x"}
 
@@ -37,6 +40,14 @@ def test_what_is_missing_is_told_with_the_way_out() -> None:
     assert not broken.holds
     assert "It did not start." in broken.lack()
     assert Confinement(("landlock",)).in_words() == "without landlock, as asked"
+
+
+def test_the_page_on_threats_has_a_line_for_each_layer() -> None:
+    part = (ROOT / "docs/threat-model.md").read_text().split("## The sandbox, layer by layer")[1]
+    assert tuple(re.findall(r"^\| `([a-z-]+)` \|", part, re.MULTILINE)) == LAYERS
+    compose = (ROOT / "docker-compose.yml").read_text()
+    (named,) = re.findall(r"LETHE_SANDBOX_WITHOUT:-([a-z,-]+)}", compose)
+    assert named_layers(named) == {"empty-network"}
 
 
 def test_it_survives_the_way_through_json() -> None:
