@@ -15,6 +15,8 @@ import psutil
 import psycopg
 import pytest
 
+from app import standalone
+from app.domain.confinement import Confinement
 from tests.conftest import ROOT, new_database
 from tests.poorer_machine import on_a_machine_without
 from tests.service import Service, data_folder, running_service, until
@@ -177,3 +179,10 @@ def test_a_layer_that_does_not_exist_stops_the_start() -> None:
     assert process.returncode == 1
     assert "LETHE_SANDBOX_WITHOUT" in said
     assert "no such layer: firewall" in said
+
+
+def test_people_are_told_what_the_sandbox_is() -> None:
+    known = standalone.Service(ROOT, "127.0.0.1", 1, "key", ROOT, 1)
+    assert "sandbox   every layer is in force\n" in standalone._block(known, [Confinement()])
+    poor = Confinement(missing={"landlock": "not there"})
+    assert "untrusted work waits (landlock)" in standalone._block(known, [poor])

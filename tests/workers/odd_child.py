@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -62,10 +63,11 @@ def leave_early(_request: Mapping[str, Any], _mouth: Mouth) -> NoReturn:
 
 
 def hang(request: Mapping[str, Any], mouth: Mouth) -> NoReturn:
-    """Ignores SIGTERM, has a child of its own, and says both process ids."""
+    """Ignores SIGTERM, has a child of its own if it may, and says both process ids."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    pids = {"child": os.getpid(), "grandchild": grandchild.pid}
+    pids = {"child": os.getpid()}
+    with contextlib.suppress(PermissionError):
+        pids["grandchild"] = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
     mouth.metric({"step": 0, "phase": "hang", "loss": None, "values": pids})
     while True:
         time.sleep(1)

@@ -10,8 +10,8 @@ from workers import landlock
 from workers.file_rules import PROJECT, rules
 
 PRIVATE = (
-    "/etc/passwd", "/etc/shadow", "/home", "/root/.ssh", "/var", "/tmp", "/run", "/proc/1", "/proc/sys/kernel", "/dev",
-    "/sys/kernel/security", str(PROJECT / "var"), str(PROJECT / ".env"), str(PROJECT / "tests"),
+    "/etc/passwd", "/etc/shadow", "/home", "/root/.ssh", "/var", "/tmp", "/run", "/proc/1", "/proc/sys/kernel",
+    "/dev", "/sys/kernel/security", str(PROJECT / "var"), str(PROJECT / ".env"), str(PROJECT / "tests"),
 )  # fmt: skip
 
 

@@ -158,16 +158,18 @@ def test_what_a_tick_raises_ends_the_whole_group(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_worker_leaves_no_child(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", [(), ("dies-with-parent",), CHILDLESS])
+def test_a_killed_worker_leaves_no_child(without: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         "import sys, json; from pathlib import Path; from workers import sandbox\n"
         "sandbox.run('hang', {}, limits=sandbox.Limits(60), workdir=Path(sys.argv[1]), without=sys.argv[2:],\n"
         "    module='tests.workers.odd_child', on_message=lambda m: print(json.dumps(m), flush=True))"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path), *CHILDLESS], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path), *without], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as worker:
         assert worker.stdout is not None
         pids = json.loads(worker.stdout.readline())["metric"]["values"]
         worker.send_signal(signal.SIGKILL)
+    assert ("grandchild" in pids) is (without == CHILDLESS)
     wait_until(lambda: gone(pids["child"]))
