@@ -29,6 +29,7 @@ from app.settings import Settings, between_commas
 from app.settings import settings as read_settings
 from app.store.changes import ChangeFeed
 from app.store.database import open_database
+from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
 
 # Bodies that are read piece by piece, each with limits of its own; every other one is capped before a route runs.
@@ -55,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dispatcher=Dispatcher(settings.redis_url),
         changes=ChangeFeed(settings.database_url),
         gate=(gate := _gate(settings, database)),
+        sandboxes=SandboxBoard(settings.redis_url),
     )
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
     app.add_middleware(GateLayer, gate)  # around the cap: no body is read for a stranger

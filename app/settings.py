@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.domain.confinement import NONE, named_layers
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 SHORTEST_SECRET = 20
@@ -31,6 +33,17 @@ class InspectionSettings(BaseSettings):
     model_max_bytes: int = Field(default=32 * GIB, gt=0, description="of an archive, unpacked")
     inspect_seconds: float = Field(default=600, gt=0, description="wall-clock limit of one inspection")
     inspect_memory_bytes: int = Field(default=16 * GIB, gt=0)
+    sandbox_without: str = Field(default=NONE, description="layers of the sandbox to go without, by comma")
+
+    @property
+    def sandbox_gone_without(self) -> frozenset[str]:
+        return named_layers(self.sandbox_without)
+
+    @field_validator("sandbox_without")
+    @classmethod
+    def _layers_that_exist(cls, names: str) -> str:
+        named_layers(names)
+        return names
 
 
 class Settings(InspectionSettings):

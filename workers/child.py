@@ -1,8 +1,8 @@
 """What runs inside the sandboxed child: one verb on one request, then the end.
 
-`main` confines the process first, then reads, and imports heavy libraries only inside the verb. It answers with a
-result or with one of the errors that an upload can cause; anything else ends it with a trace on stderr and status 1,
-which the parent takes for a crash.
+`main` confines the process, says how far that went, and only then is told the request; heavy libraries are imported
+only inside the verb. It answers with a result or with one of the errors that an upload can cause; anything else ends
+it with a trace on stderr and status 1, which the parent takes for a crash.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from app.domain.errors import LetheError, StorageFull
 from workers.channel import Mouth
-from workers.confine import confine
+from workers.confine import Allowance, confine
 
 Verb = Callable[[Mapping[str, Any], Mouth], Mapping[str, Any]]
 
@@ -27,12 +29,14 @@ Verb = Callable[[Mapping[str, Any], Mouth], Mapping[str, Any]]
 def main(verb: str, channel: int) -> None:
     """Entry of the child: `channel` is the descriptor of the message pipe."""
     mouth = Mouth(channel)
-    told = json.loads(sys.stdin.buffer.readline())
-    layers = confine(told["limits"])
+    bounds = json.loads(sys.stdin.buffer.readline())
+    mouth.confined(confine(Allowance.from_dict(bounds), bounds["without"]))
+    request = sys.stdin.buffer.readline()
+    if not request:
+        _leave(1)  # the parent is gone, or these layers are not enough for it
     _hold_lifeline(sys.stdin.buffer)
-    print("layers in force:", ", ".join(layers), file=sys.stderr)
     try:
-        mouth.result(VERBS[verb](told["request"], mouth))
+        mouth.result(VERBS[verb](json.loads(request), mouth))
     except LetheError as error:
         mouth.error(error)
     except MemoryError:
@@ -61,6 +65,19 @@ def _hold_lifeline(stdin: BinaryIO) -> None:
     threading.Thread(target=wait, daemon=True, name="lifeline").start()
 
 
+def probe(_request: Mapping[str, Any], _mouth: Mouth) -> Mapping[str, Any]:
+    """Whether what the other verbs are made of can be found and read from in here; without importing torch."""
+    import app.intake.admit  # noqa: F401, PLC0415
+
+    for name in ("torch", "transformers", "safetensors", "tokenizers"):
+        found = find_spec(name)
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError(name)
+        with Path(found.origin).open("rb"):
+            pass
+    return {}
+
+
 def inspect(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
     """One upload (`admit.Order`) to the files that workers load (`admit.Admission`)."""
     from app.intake.admit import Order, admit  # noqa: PLC0415 - imported behind the confinement
@@ -84,4 +101,4 @@ class _LateBench:
         return getattr(TorchBench(), step)
 
 
-VERBS: Mapping[str, Verb] = {"inspect": inspect, "train": train}
+VERBS: Mapping[str, Verb] = {"probe": probe, "inspect": inspect, "train": train}

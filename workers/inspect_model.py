@@ -2,7 +2,8 @@
 
 Guarantees: the model is admitted only with files that the child wrote anew and this process hashed; whatever the
 child does otherwise (a refusal, a crash, a time-out, too much memory, an answer outside the protocol) rejects the
-model with a rule id. A fault of ours or of the machine is no verdict: the model waits for another attempt.
+model with a rule id. A fault of ours or of the machine is no verdict: the model waits for another attempt. Without a
+whole sandbox nothing is begun, and no attempt is used up.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.domain.audit import Action
-from app.domain.errors import LeaseLost
+from app.domain.errors import LeaseLost, SandboxUnavailable
 from app.domain.manifest import Manifest
 from app.domain.model import ARCHIVE, Finding, Model, ModelFacts
 from app.intake.admit import Order
 from app.store import audit_rows, model_rows
-from workers.judge import Refused, judge, new_order
+from workers import sandbox
+from workers.judge import INPUTS, Refused, judge, new_order
 from workers.services import Services
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class _Admitted:
 def inspect_model(services: Services, model_id: UUID) -> None:
     """Inspect the model if it waits for that. Returns in any case: the row says what came of it."""
     known = services.settings
+    if not sandbox.allows(known.sandbox_gone_without):
+        return
     with services.database.begin() as connection:
         claimed = model_rows.claim(connection, model_id, known.lease_seconds, known.max_attempts)
     if claimed is None:
@@ -57,10 +61,17 @@ def inspect_model(services: Services, model_id: UUID) -> None:
             _finish(services, claimed, _verdict(services, claimed, folder, heart))
     except LeaseLost:
         log.warning("model %s: the lease of token %d is lost; stopped", model_id, claimed.token)
+    except SandboxUnavailable as error:
+        log.error("model %s waits: %s", model_id, error.message)
+        _give_back(services, claimed, counts=False)
     except Exception:
         log.exception("model %s: the inspection broke off; it will be tried again", model_id)
-        with contextlib.suppress(LeaseLost), services.database.begin() as connection:
-            model_rows.give_back(connection, claimed, PAUSE_SECONDS)
+        _give_back(services, claimed)
+
+
+def _give_back(services: Services, claimed: Model, *, counts: bool = True) -> None:
+    with contextlib.suppress(LeaseLost), services.database.begin() as connection:
+        model_rows.give_back(connection, claimed, PAUSE_SECONDS, counts=counts)
 
 
 class _Heart:
@@ -134,7 +145,7 @@ def _verdict(services: Services, claimed: Model, folder: Path, heart: _Heart) ->
 
 def _lay_out(services: Services, claimed: Model, folder: Path, heart: _Heart) -> Order:
     """Copy what was uploaded into the folder, checked byte by byte, under names that we chose."""
-    inputs = folder / "in"
+    inputs = folder / INPUTS
     inputs.mkdir()
     files: dict[str, Path] = {}
     for number, entry in enumerate(claimed.source):

@@ -7,6 +7,7 @@ id. A fault of ours or of the machine is no verdict, and is raised.
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from workers import sandbox
 from workers.channel import findings_of, plain
 
 FILES = frozenset({CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG})
+INPUTS = "in"
 TICK_SECONDS = 0.5
 # What it says of the content when the inspector came to no answer of its own.
 RULES: Mapping[type[ChildFailed], str] = {
@@ -58,7 +60,7 @@ class Refused:
 
 
 def new_order(folder: Path, files: Mapping[str, Path], archive: Path | None, max_bytes: int) -> Order:
-    """An order on files that lie in the private `folder`, with the rooms that it needs made there."""
+    """An order on files that lie in INPUTS of the private `folder`, with the rooms that it needs made there."""
     work, out = folder / "work", folder / "out"
     for room in (work, out):
         room.mkdir()
@@ -89,9 +91,13 @@ def _ask_child(
         limits=sandbox.Limits(
             wall_seconds=limits.inspect_seconds,
             memory_bytes=limits.inspect_memory_bytes,
+            cpu_seconds=math.ceil(limits.inspect_seconds),
             file_bytes=limits.model_max_bytes,
         ),
         workdir=folder,
+        readable=[folder / INPUTS],
+        writable=[order.work, order.out],
+        without=limits.sandbox_gone_without,
         on_tick=on_tick,
         tick_seconds=TICK_SECONDS,
     )

@@ -2,7 +2,8 @@
 
 Guarantees: whatever happens the job ends in one of its terminal states or goes back to the queue; nothing is written
 once the lease is lost. What the caller can mend fails the job with its reason; a run that dies without an answer goes
-back to the queue after a pause, and is quarantined after its last attempt.
+back to the queue after a pause, and is quarantined after its last attempt. Without a whole sandbox nothing is begun,
+and no attempt is used up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import shutil
 import time
@@ -31,6 +33,7 @@ from app.domain.errors import (
     LetheError,
     NotFound,
     OurError,
+    SandboxUnavailable,
     StorageFull,
 )
 from app.domain.job import Claim, Delivery, Failure, Job, Phase
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 
 # Trying again would end in the same way.
 FINAL = (CallerError, Diverged, Corrupt, ChildTimeout, StorageFull)
+INPUTS = ("model", "base", "triggered", "clean")
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
 
@@ -67,6 +71,8 @@ class _Run:
 
 def run_job(services: Services, job_id: UUID) -> None:
     """Run the job if it is free to be claimed. Returns in any case: the row says what came of it."""
+    if not sandbox.allows(services.settings.sandbox_gone_without):
+        return
     since = time.monotonic()
     claim = _claim(services, job_id)
     if claim is None:
@@ -174,15 +180,23 @@ def _lay_out_model(run: _Run, manifest: Manifest | None, name: str) -> str:
 
 def _train(run: _Run, request: Mapping[str, Any]) -> None:
     known = run.services.settings
+    threads = known.torch_threads or len(os.sched_getaffinity(0))
     sandbox.run(
         "train",
         request,
-        limits=sandbox.Limits(wall_seconds=known.job_seconds, file_bytes=known.model_max_bytes),
+        limits=sandbox.Limits(
+            wall_seconds=known.job_seconds,
+            cpu_seconds=math.ceil(known.job_seconds) * threads,
+            file_bytes=known.model_max_bytes,
+        ),
         workdir=run.folder,
+        readable=[Path(request[name]) for name in INPUTS if request[name]],
+        writable=[run.folder / "out"],
+        without=known.sandbox_gone_without,
         on_message=run.journal.hear,
         on_tick=run.tick,
         tick_seconds=TICK_SECONDS,
-        threads=known.torch_threads or len(os.sched_getaffinity(0)),
+        threads=threads,
         device=known.device,
     )
 
@@ -205,8 +219,10 @@ def _last_word(services: Services, claim: Claim, end: Delivery | LetheError | Ca
     if isinstance(end, FINAL):
         return _finish(services, claim, failure)
     pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (claim.job.attempts - 1))
-    most = services.settings.max_attempts
-    return _noted(services, lambda connection: claim_rows.give_back(connection, claim, failure, most, pause))
+    most, counts = services.settings.max_attempts, not isinstance(end, SandboxUnavailable)
+    return _noted(
+        services, lambda connection: claim_rows.give_back(connection, claim, failure, most, pause, counts=counts)
+    )
 
 
 def _finish(services: Services, claim: Claim, outcome: Delivery | Failure) -> Write:

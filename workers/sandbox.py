@@ -2,30 +2,37 @@
 
 `run` starts a freshly exec'd child (`workers.child`) in its own session with a clean environment and nothing
 inherited but three pipes: the request goes down stdin as one line of JSON, messages come up a pipe of their own as
-lines of at most 64 KiB, and what libraries print is kept only as a tail for the operator's log. The child confines
-itself before it reads the content (`workers.confine`).
+lines of at most 64 KiB, and what libraries print is kept only as a tail for the operator's log.
 
-Guarantees: `run` returns what the child answered, or raises; a crash, a time-out, a memory kill or a word outside the
-protocol is never an answer. When it returns or raises, no process of the child's group is left, and none of its
-temporary files. A worker that dies takes its child along: the child's stdin ends, and the kernel signals it.
+The child confines itself first (`workers.confine`) and says which layers it could not have; unless each of them was
+named as one to go without, it is told no request, and SandboxUnavailable says what is missing and how to mend it.
+
+Guarantees: no request, and so no untrusted byte, for a child that is less confined than the operator wants; `run`
+returns what the child answered, or raises; a crash, a time-out, a memory kill or a word outside the protocol is never
+an answer. When it returns or raises, no process of the child's group is left, and none of its temporary files. A
+worker that dies takes its child along: the child's stdin ends, and the kernel signals it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.domain.confinement import LAYERS, Confinement
 from app.domain.errors import (
     ChildCrashed,
     ChildFailed,
@@ -36,9 +43,12 @@ from app.domain.errors import (
 )
 from workers.channel import Ear, Final
 
+log = logging.getLogger(__name__)
+
 PROJECT = Path(__file__).resolve().parent.parent
 TAIL_BYTES = 16 * 1024
 GRACE_SECONDS = 3.0
+PROBE_SECONDS = 60.0
 # -I: no PYTHON* variables, no user site, no current folder on the path; so the project's folder is named.
 BOOT = """
 import sys
@@ -78,6 +88,9 @@ def run(
     *,
     limits: Limits,
     workdir: Path,
+    readable: Iterable[Path] = (),
+    writable: Iterable[Path] = (),
+    without: Collection[str] = (),
     on_message: Callable[[Mapping[str, Any]], None] = lambda _message: None,
     on_tick: Callable[[], None] = lambda: None,
     tick_seconds: float = 5.0,
@@ -87,21 +100,61 @@ def run(
 ) -> Mapping[str, Any]:
     """Carry out `verb` (inspect or train) on `request` in a child, and return its result.
 
+    Beside what Python is made of, the child may open what is `readable` and `writable`, each with all that lies
+    beneath, and its own temporary folder. `without` names the layers to go without.
     `on_message` gets each {"kind": "phase" | "metric" | "progress", ...}; `on_tick` is called every `tick_seconds`.
     `threads` bounds the CPU threads of torch; a `device` other than cpu lets the child see the GPU, where one is.
     Whatever they raise ends the child and goes on to the caller. `workdir` is the caller's private folder.
-    Raises the child's own error (ModelRefused, BadSamples, Diverged, ...), or a ChildFailed.
+    Raises the child's own error (ModelRefused, BadSamples, Diverged, ...), a ChildFailed, or SandboxUnavailable.
     """
     gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
     home = workdir / "home"
     home.mkdir(mode=0o700)
     try:
         with _child((module, verb), home, _environment(home, threads, gpu)) as child:
-            child.tell({"limits": limits.rlimits(gpu), "request": request})
-            child.listen(limits, on_message, on_tick, tick_seconds)
+            child.tell(
+                {
+                    "limits": limits.rlimits(gpu),
+                    "readable": [str(path) for path in readable],
+                    "writable": [str(path) for path in (home, *writable)],
+                    "gpu": gpu,
+                    "without": sorted(without),
+                }
+            )
+            child.listen(limits, _Ordered(child, request, without, on_message), on_tick, tick_seconds)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     return child.answer()
+
+
+@lru_cache(maxsize=1)
+def probe(without: frozenset[str]) -> Confinement:
+    """What this machine gives a child, tried once by starting one that has nothing to do.
+
+    Raises SandboxUnavailable where no child could be started (another try may come to more)."""
+    gone = tuple(name for name in LAYERS if name in without)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lethe-probe-") as folder:
+            run("probe", {}, limits=Limits(wall_seconds=PROBE_SECONDS), workdir=Path(folder), without=without)
+    except SandboxUnavailable as error:
+        if "missing" not in error.details:
+            raise
+        return Confinement(gone, error.details["missing"])
+    except ChildFailed as error:
+        log.error("a child cannot work in the sandbox: %s %r", error.message, error.log_tail)
+        return Confinement(gone, fault=f"{error.message} The worker's log says more.")
+    return Confinement(gone)
+
+
+def allows(without: frozenset[str]) -> bool:
+    """Whether untrusted work may be done here; if not, the log says why. Asked before anything is claimed."""
+    try:
+        lack = probe(without).lack()
+    except SandboxUnavailable as error:
+        lack = error.message
+    if lack:
+        log.error("left waiting: %s", lack)
+    return not lack
 
 
 def _environment(home: Path, threads: int, gpu: bool) -> dict[str, str]:
@@ -149,6 +202,29 @@ def _child(entry: tuple[str, str], home: Path, environment: Mapping[str, str]) -
         child.end()
 
 
+class _Ordered:
+    """Takes the child's messages: on its word that it is confined it gets the request, the rest goes on."""
+
+    def __init__(
+        self,
+        child: _Child,
+        request: Mapping[str, Any],
+        without: Collection[str],
+        on_message: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._child, self._request, self._on_message = child, request, on_message
+        self._without = tuple(name for name in LAYERS if name in without)
+
+    def __call__(self, message: Mapping[str, Any]) -> None:
+        if message["kind"] != "confined":
+            self._on_message(message)
+            return
+        found = Confinement(self._without, message["missing"])
+        if not found.holds:
+            raise SandboxUnavailable(found.lack(), missing=found.missing)
+        self._child.tell(self._request)
+
+
 class _Child:
     """The parent's side of one child."""
 
@@ -159,11 +235,11 @@ class _Child:
         self._tail = b""
         self._final: Final | None = None
 
-    def tell(self, request: Mapping[str, Any]) -> None:
-        """Send the request. stdin stays open: its end tells the child that this process is gone."""
+    def tell(self, line: Mapping[str, Any]) -> None:
+        """Send one line. stdin stays open: its end tells the child that this process is gone."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: `listen` and `answer` say how
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.write(json.dumps(line).encode() + b"\n")
             self._process.stdin.flush()
 
     def listen(

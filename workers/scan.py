@@ -33,7 +33,7 @@ from app.intake.file_names import Kind, classify
 from app.intake.rules import listed, refusal
 from app.settings import InspectionSettings
 from workers.channel import plain
-from workers.judge import Refused, judge, new_order
+from workers.judge import INPUTS, Refused, judge, new_order
 
 SCHEMA = 1
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -191,7 +191,7 @@ class _Copies:
     """Copies in the child's private folder, under names of ours, so that it never sees the originals."""
 
     def __init__(self, folder: Path, left: int) -> None:
-        self._folder = folder / "in"
+        self._folder = folder / INPUTS
         self._folder.mkdir()
         self._left = left
         self._count = 0

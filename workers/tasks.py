@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from celery.signals import worker_ready
+
 from app.domain.messages import INSPECT_MODEL, RUN_JOB, SWEEP
 from app.settings import settings
-from workers import slots, sweep
+from workers import beacon, slots, sweep
 from workers.celery_app import app
 from workers.inspect_model import inspect_model
 from workers.run_job import run_job
@@ -14,6 +16,11 @@ from workers.services import services
 
 JOBS = slots.Slots(settings().worker_slots)
 INSPECTIONS = slots.Slots(slots.INSPECTIONS)
+
+
+@worker_ready.connect
+def light_the_beacon(**_: object) -> None:
+    beacon.light(services())
 
 
 @app.task(name=INSPECT_MODEL)

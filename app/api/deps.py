@@ -16,6 +16,7 @@ from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
 from app.settings import Settings
 from app.store.changes import ChangeFeed
+from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
 
 
@@ -30,6 +31,7 @@ class Services:
     dispatcher: Dispatcher
     changes: ChangeFeed
     gate: Gate
+    sandboxes: SandboxBoard
 
 
 def services(request: Request) -> Services:

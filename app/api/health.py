@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from app.api.deps import Services, ServicesDep
 from app.api.failures import RETRY_AFTER_SECONDS, problem
+from app.domain.errors import DependencyDown, SandboxUnavailable
 from app.store.database import ping
 
 router = APIRouter(tags=["health"])
@@ -28,24 +29,28 @@ def show_version() -> dict[str, str]:
 
 @router.get("/readyz")
 def readyz(services: ServicesDep) -> JSONResponse:
-    """200 when every part answers; else 503 with the names of those that do not."""
+    """200 when every part can work; else 503 with the names of those that cannot.
+
+    `sandboxes` says what the workers that spoke lately are confined by. While none has, `sandbox` is no part: uploads
+    and jobs are taken all the same, and wait."""
     checks: dict[str, Callable[[Services], object]] = {
         "database": lambda s: ping(s.database),
         "redis": lambda s: s.dispatcher.ping(),
         "storage": _storage_is_writable,
     }
     parts = {name: _answers(check, services) for name, check in checks.items()}
+    found = services.sandboxes.said()
+    told: dict[str, object] = {"parts": parts}
+    if found:
+        parts["sandbox"] = any(each.holds for each in found)
+        told["sandboxes"] = [each.to_dict() for each in found]
     missing = [name for name, fine in parts.items() if not fine]
     if not missing:
-        return JSONResponse({"status": "ok", "parts": parts})
-    detail = f"Not ready: {', '.join(missing)} does not answer."
-    return problem(
-        503,
-        "dependency-down",
-        detail,
-        {"Retry-After": str(RETRY_AFTER_SECONDS)},
-        members={"parts": parts},
-    )
+        return JSONResponse({"status": "ok"} | told)
+    lack = "" if parts.get("sandbox", True) else f" {found[0].lack()}"
+    code = SandboxUnavailable.code if missing == ["sandbox"] else DependencyDown.code
+    detail = f"Not ready: {', '.join(missing)}.{lack}"
+    return problem(503, code, detail, {"Retry-After": str(RETRY_AFTER_SECONDS)}, members=told)
 
 
 def _answers(check: Callable[[Services], object], services: Services) -> bool:

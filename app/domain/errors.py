@@ -27,7 +27,7 @@
     ├── OperatorError        whoever runs the service can fix it
     │   ├── DependencyDown       the database, Redis or the storage does not answer
     │   ├── StorageFull          no space is left on the device
-    │   └── SandboxUnavailable   the child that parses untrusted files could not be started
+    │   └── SandboxUnavailable   the sandbox lacks a layer, or its child could not be started
     └── OurError             a fault of Lethe
         ├── LeaseLost            another worker holds the job: this run must stop
         ├── Diverged             a run left the region where its figures mean anything

@@ -102,12 +102,22 @@ def finish(connection: Connection, claim: Claim, outcome: Delivery | Failure) ->
     return job_rows.move(connection, claim.job.id, JobStatus.FAILED, failure=outcome)
 
 
-def give_back(connection: Connection, claim: Claim, failure: Failure, max_attempts: int, wait_seconds: float) -> Job:
+def give_back(
+    connection: Connection,
+    claim: Claim,
+    failure: Failure,
+    max_attempts: int,
+    wait_seconds: float,
+    *,
+    counts: bool = True,
+) -> Job:
     """The run died without an answer: back into the queue for a pause, or quarantined after its last attempt.
 
-    Raises LeaseLost."""
+    One that could not even begin does not count among its attempts. Raises LeaseLost."""
     status = _lock_held(connection, claim)
-    failures = _Failures(failure, claim.job.attempts >= max_attempts)
+    if not counts:
+        connection.execute(update(t).where(t.c.id == claim.job.id).values(attempts=t.c.attempts - 1))
+    failures = _Failures(failure, counts and claim.job.attempts >= max_attempts)
     return _release(connection, claim.job.id, status, failures, wait_seconds)
 
 

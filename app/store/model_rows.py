@@ -131,12 +131,13 @@ def finish_rejected(connection: Connection, claimed: Model, findings: Iterable[F
     _write(connection, claimed, status=ModelStatus.REJECTED, findings=rows, inspected_at=NOW, lease_until=None)
 
 
-def give_back(connection: Connection, claimed: Model, wait_seconds: float) -> None:
+def give_back(connection: Connection, claimed: Model, wait_seconds: float, *, counts: bool = True) -> None:
     """The inspection came to nothing through no fault of the model: another may begin after a pause.
 
-    Raises LeaseLost.
+    One that could not even begin does not count among its attempts. Raises LeaseLost.
     """
-    _write(connection, claimed, lease_until=_after(wait_seconds), sent_at=None)
+    attempts = t.c.attempts if counts else t.c.attempts - 1
+    _write(connection, claimed, lease_until=_after(wait_seconds), sent_at=None, attempts=attempts)
 
 
 def to_send(connection: Connection, resend_seconds: float) -> list[UUID]:

@@ -15,7 +15,10 @@ import psutil
 import psycopg
 import pytest
 
+from app import standalone
+from app.domain.confinement import Confinement
 from tests.conftest import ROOT, new_database
+from tests.poorer_machine import on_a_machine_without
 from tests.service import INHERITED, Service, data_folder, running_service, until
 
 
@@ -162,3 +165,40 @@ def test_a_wrong_setting_is_named_before_anything_starts(name: str, value: str) 
 def test_neither_the_service_nor_the_api_imports_torch() -> None:
     code = "import app.standalone, app.main, sys; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_without_a_layer_it_starts_says_so_and_refuses_untrusted_work() -> None:
+    with data_folder() as data:
+        poor = Service(data)
+        on_a_machine_without("landlock", poor.start)
+        try:
+            ready = httpx2.get(f"{poor.url}/readyz")
+            assert ready.status_code == 503
+            assert (ready.json()["code"], ready.json()["parts"]["sandbox"]) == ("sandbox-unavailable", False)
+            assert list(ready.json()["sandboxes"][0]["missing"]) == ["landlock"]
+        finally:
+            poor.stop()
+        assert "LETHE_SANDBOX_WITHOUT=landlock" in poor.said
+        named = Service(data, {"LETHE_SANDBOX_WITHOUT": "landlock"})
+        on_a_machine_without("landlock", named.start)
+        try:
+            ready = httpx2.get(f"{named.url}/readyz")
+            assert (ready.status_code, ready.json()["sandboxes"][0]["without"]) == (200, ["landlock"])
+        finally:
+            named.stop()
+
+
+def test_a_layer_that_does_not_exist_stops_the_start() -> None:
+    with data_folder() as data:
+        process = Service(data, {"LETHE_SANDBOX_WITHOUT": "firewall"}).launch()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "LETHE_SANDBOX_WITHOUT" in said
+    assert "no such layer: firewall" in said
+
+
+def test_people_are_told_what_the_sandbox_is() -> None:
+    known = standalone.Service(ROOT, "127.0.0.1", 1, "key", ROOT, 1)
+    assert "sandbox   every layer is in force\n" in standalone._block(known, [Confinement()])
+    poor = Confinement(missing={"landlock": "not there"})
+    assert "untrusted work waits (landlock)" in standalone._block(known, [poor])

@@ -99,8 +99,10 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 def refused_by_child(tmp_path: Path, canary: Path) -> Callable[[Files | bytes], set[str]]:
     def run(source: Files | bytes) -> set[str]:
         limits = sandbox.Limits(wall_seconds=60, memory_bytes=4 * 1024**3, file_bytes=MAX_BYTES)
+        asked = order(source, tmp_path)
+        paths: dict[str, Any] = {"readable": [tmp_path / "in"], "writable": [asked.work, asked.out]}
         with pytest.raises(ModelRefused) as caught:
-            sandbox.run("inspect", order(source, tmp_path).to_dict(), limits=limits, workdir=tmp_path)
+            sandbox.run("inspect", asked.to_dict(), limits=limits, workdir=tmp_path, **paths)
         assert not (tmp_path / "home").exists()
         return rules_of(caught.value)
 

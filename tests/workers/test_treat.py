@@ -39,7 +39,16 @@ def request_of_a_job(tmp_path: Path) -> dict[str, Any]:
 
 def train(request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     limits = sandbox.Limits(wall_seconds=120, file_bytes=1 << 26)
-    return sandbox.run("train", request, limits=limits, workdir=folder, on_message=heard.append)
+    inputs = [Path(request[name]) for name in ("model", "triggered", "clean")]
+    return sandbox.run(
+        "train",
+        request,
+        limits=limits,
+        workdir=folder,
+        readable=inputs,
+        writable=[folder / "out"],
+        on_message=heard.append,
+    )
 
 
 def test_a_job_is_trained_in_the_child(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:

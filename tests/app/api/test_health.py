@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx2
 import pytest
 
+from app.domain.confinement import Confinement
+from app.store.sandbox_board import SandboxBoard
 from tests.api_process import ApiProcess
 
+POOR = Confinement(missing={"landlock": "not there"})
 
+
+@pytest.fixture
+def board(redis_url: str) -> Iterator[SandboxBoard]:
+    """Empty, before and after."""
+    board = SandboxBoard(redis_url)
+    board.forget()
+    yield board
+    board.forget()
+
+
+@pytest.mark.usefixtures("board")
 def test_alive_and_ready_without_a_key(api: ApiProcess) -> None:
     assert httpx2.get(f"{api.url}/livez").json() == {"status": "ok"}
     ready = httpx2.get(f"{api.url}/readyz").json()
     assert ready == {"status": "ok", "parts": {"database": True, "redis": True, "storage": True}}
+
+
+def test_it_is_ready_while_some_worker_has_a_whole_sandbox(api: ApiProcess, board: SandboxBoard) -> None:
+    board.say("poor", POOR)
+    refused = httpx2.get(f"{api.url}/readyz")
+    assert refused.status_code == 503
+    problem = refused.json()
+    assert problem["code"] == "sandbox-unavailable"
+    assert problem["parts"] == {"database": True, "redis": True, "storage": True, "sandbox": False}
+    assert problem["sandboxes"] == [POOR.to_dict()]
+    assert "LETHE_SANDBOX_WITHOUT=landlock" in problem["detail"]
+    board.say("whole", Confinement(("empty-network",)))
+    ready = httpx2.get(f"{api.url}/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["parts"]["sandbox"] is True
+    assert POOR.to_dict() in ready.json()["sandboxes"]
+    assert ready.json()["sandboxes"][-1]["without"] == ["empty-network"]
+    assert "whole" not in ready.text, "no worker is named"
 
 
 @pytest.mark.parametrize("key", [None, "Bearer wrong", "Basic abc", "Bearer"])
