@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "long replacement": ({"normalizer": replace({"String": "a"}, "b" * 10_000)}, "TK-COMPONENT"),
     "two patterns": ({"normalizer": replace({"String": "a", "Regex": "b"}, "")}, "TK-COMPONENT"),
     "long prefix": ({"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}}, "TK-COMPONENT"),
-    "deep": ({"normalizer": nested(200)}, "TK-COMPONENT"),
+    "deep": ({"normalizer": nested(20)}, "TK-COMPONENT"),
     "wide": ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}] * 500}}, "TK-COMPONENT"),
     "unknown part": ({"pre_tokenizer": {"type": "Python", "code": "x"}}, "TK-COMPONENT"),
     "unknown setting": ({"pre_tokenizer": {"type": "Whitespace", "x": 1}}, "TK-COMPONENT"),
