@@ -16,6 +16,7 @@ from typing import Any
 
 DIMENSIONS = 8
 STACK = 100_000
+MEMO = 1_000_000  # the highest place; C readers make room up to it
 # Storage class in `torch` -> bytes of one number.
 STORAGES: Mapping[str, int] = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2,
@@ -115,7 +116,7 @@ class Machine:
         self.push(tuple(reversed(found)))
 
     def put(self, place: int) -> None:
-        if self.stack[-1] is _MARK:
+        if self.stack[-1] is _MARK or place > MEMO:
             raise ValueError
         self.memo[place] = self.stack[-1]
 

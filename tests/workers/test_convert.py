@@ -174,7 +174,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_makes_nothing_is_refused(tmp_path: Path) -> None:
     source = make_tiny_checkpoint(tmp_path / "source", "gpt2")
     raw = json.loads((source / "tokenizer.json").read_text())
-    raw["model"] = {"type": "BPE", "vocab": {"[UNK]": 0, "q": 1}, "merges": []}
+    raw["model"] = {"type": "BPE", "vocab": {"[UNK]": 0, "☃": 1}, "merges": []}
     raw["pre_tokenizer"], raw["post_processor"], raw["added_tokens"] = None, None, []
     (source / "tokenizer.json").write_text(json.dumps(raw))
     with pytest.raises(ModelRefused) as caught:
