@@ -6,10 +6,8 @@ reading, so that a bomb costs no more than the cap.
 from __future__ import annotations
 
 import gzip
-import io
 import stat
 import struct
-import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +18,10 @@ from app.domain.errors import ModelRefused
 from app.intake import zip_members
 from app.intake.file_names import check_collisions, check_path
 from app.intake.rules import refusal, shown
+from app.intake.tar_members import TarReader
 
-CHUNK = 1024 * 1024
 MEMBERS = 2_000
-HEADER_BYTES = 128 * 1024  # of one extended tar header
-HEADERS = 4 * MEMBERS  # of a tar, extended ones among them
-END_BYTES = 1024  # of zeros end a tar
-LARGE = 1 << 33  # from this size on a tar's plain header cannot hold the size
+TAR_BYTES = 16 * MEMBERS * 512  # of a tar's headers and padding
 RATIO = 200  # weights hardly compress: 1.1 is usual, and text at most 20
 RATIO_FREE = 16 * 1024 * 1024  # small archives may compress as they like
 NAME = "archive"
@@ -57,11 +52,11 @@ def unpack(archive: Path, target: Path, max_bytes: int) -> dict[str, Path]:
     source = archive.stat().st_size
     try:
         with archive.open("rb") as handle:
-            members = _zip(handle) if _is_zip(handle) else _tar(handle, Budget(source, max_bytes + HEADERS * 512))
+            members = _zip(handle) if _is_zip(handle) else _tar(handle, Budget(source, max_bytes + TAR_BYTES))
             return _store(members, target, Budget(source, max_bytes))
     except ModelRefused:
         raise
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise refusal(
             "AR-FORMAT", NAME, f"as tar, tar.gz or zip it cannot be read ({shown(error)}). Make it again."
         ) from None
@@ -78,7 +73,7 @@ def _store(members: Iterator[Member], target: Path, budget: Budget) -> dict[str,
         if len(found) >= MEMBERS:
             raise refusal("AR-COUNT", NAME, f"it has over {MEMBERS} members. Leave out what the model does not need.")
         if check_path(path) in found:
-            raise refusal("AR-AMBIGUOUS", NAME, f"it holds {shown(path)} twice.")
+            raise refusal("AR-AMBIGUOUS", NAME, f"it holds {shown(path)} twice. Keep one of them.")
         file = target / f"{len(found):04d}"
         with file.open("xb") as out:
             for piece in pieces:
@@ -100,91 +95,25 @@ def _is_zip(handle: BinaryIO) -> bool:
 
 
 def _tar(handle: BinaryIO, budget: Budget) -> Iterator[Member]:
-    """Members of a tar or tar.gz, in order, up to the zeros that end it; nothing follows them."""
+    """Members of a tar or tar.gz, in order. What is read beside their content is capped like it."""
     zipped = handle.read(2) == b"\x1f\x8b"
     handle.seek(0)
-    stream = _Bounded(gzip.GzipFile(fileobj=handle) if zipped else handle, budget)
-    with tarfile.open(fileobj=stream, mode="r|", errorlevel=2, tarinfo=_Header) as reader:
-        for info in reader:
-            reader.members = []  # type: ignore[attr-defined] # it would keep every header to the end
-            path = info.name.removeprefix("./")
-            if info.isdir():
-                _folder(info, path)
-                continue
-            _plain_member(info, path)
-            yield path, _content(reader, info)
-        stream.drain()
-        if stream.last > reader.offset:
-            raise refusal("AR-AMBIGUOUS", NAME, "bytes follow the last member that can be read. Make it again.")
-        if stream.place < reader.offset + END_BYTES:
-            raise refusal("AR-FORMAT", NAME, "it does not end as a tar does: it may be cut short. Make it again.")
+    stream = gzip.GzipFile(fileobj=handle) if zipped else handle
 
-
-def _content(reader: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
-    content = reader.extractfile(info)
-    assert content is not None
-    while piece := content.read(CHUNK):
-        yield piece
-
-
-def _folder(info: tarfile.TarInfo, path: str) -> None:
-    if info.size:
-        raise refusal("AR-AMBIGUOUS", NAME, f"its folder {shown(path)} has a content. Make it again.")
-    if path.rstrip("/") != ".":  # `tar -C folder .` names the folder itself
-        check_path(path.rstrip("/"))
-
-
-def _plain_member(info: tarfile.TarInfo, path: str) -> None:
-    if info.issym() or info.islnk():
-        raise refusal("AR-LINK", NAME, f"its member {shown(path)} is a link. Pack the file itself.")
-    sparse = info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers)
-    if not info.isreg() or sparse:
-        raise refusal("AR-SPECIAL", NAME, f"its member {shown(path)} is no ordinary file.")
-    if "size" in info.pax_headers and info.size < LARGE:
-        raise refusal("AR-AMBIGUOUS", NAME, f"its member {shown(path)} has two sizes. Make it again.")
-
-
-class _Header(tarfile.TarInfo):
-    """Looks at each header before tarfile acts on it: an extended one is read into memory whole."""
-
-    def _proc_member(self, reader: tarfile.TarFile) -> tarfile.TarInfo:
-        bounded = reader.fileobj.fileobj  # type: ignore[attr-defined] # tarfile's own buffer around it
-        bounded.headers += 1
-        if bounded.headers > HEADERS:
-            raise refusal("AR-COUNT", NAME, f"it has over {MEMBERS} members. Leave out what the model does not need.")
-        if self.size < 0:
-            raise refusal("AR-FORMAT", NAME, "a member of it has a negative size. Make it again.")
-        if self.type == tarfile.GNUTYPE_SPARSE:
-            raise refusal("AR-SPECIAL", NAME, f"its member {shown(self.name)} is no ordinary file.")
-        plain = self.isreg() or self.isdir() or self.type not in tarfile.SUPPORTED_TYPES
-        if not plain and self.size > HEADER_BYTES:
-            raise refusal("AR-FORMAT", NAME, "a header in it is far too large. Make it again.")
-        found: tarfile.TarInfo = super()._proc_member(reader)  # type: ignore[misc]
-        return found
-
-
-class _Bounded(io.RawIOBase):
-    """A stream of a bounded number of bytes. `place` is how many were read, `last` the place after the last that is
-    not zero."""
-
-    def __init__(self, stream: gzip.GzipFile | BinaryIO, budget: Budget) -> None:
-        self._stream, self._budget = stream, budget
-        self.place = self.last = self.headers = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._budget.spend(len(data))
-        if content := len(data.rstrip(b"\0")):
-            self.last = self.place + content
-        self.place += len(data)
+    def read(count: int) -> bytes:
+        data = stream.read(count)
+        budget.spend(len(data))
         return data
 
-    def drain(self) -> None:
-        while self.read(CHUNK):
-            pass
+    reader = TarReader(read)
+    for count, member in enumerate(reader.members()):
+        if count >= 2 * MEMBERS:
+            raise refusal("AR-COUNT", NAME, f"it has over {MEMBERS} members.")
+        path = member.name.removeprefix("./")
+        if not member.folder:
+            yield path, reader.content()
+        elif path.rstrip("/") not in ("", "."):  # `tar -C folder .` names the folder itself
+            check_path(path.removesuffix("/"))
 
 
 def _zip(handle: BinaryIO) -> Iterator[Member]:
