@@ -32,7 +32,7 @@ class Part:
         return {
             "name": self.name, "flags": self.flags, "method": self.method, "crc": zlib.crc32(self.data),
             "packed": len(self.packed), "size": len(self.data), "extra": b"", "comment": b"",
-            "attributes": self.attributes, "disk": 0,
+            "attributes": self.attributes, "disk": 0, "needed": 20,
         }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def deflate(data: bytes) -> bytes:
 
 
 def local(row: dict[str, Any]) -> bytes:
-    numbers = (20, row["flags"], row["method"], 0, 0x21, row["crc"], row["packed"], row["size"])
+    numbers = (row["needed"], row["flags"], row["method"], 0, 0x21, row["crc"], row["packed"], row["size"])
     return (
         struct.pack("<4s5H3I2H", b"PK\x03\x04", *numbers, len(row["name"]), len(row["extra"]))
         + row["name"]
@@ -52,7 +52,7 @@ def local(row: dict[str, Any]) -> bytes:
 
 def central(row: dict[str, Any]) -> bytes:
     texts = (row["name"], row["extra"], row["comment"])
-    numbers = (0x0314, 20, row["flags"], row["method"], 0, 0x21, row["crc"], row["packed"], row["size"])
+    numbers = (0x0314, row["needed"], row["flags"], row["method"], 0, 0x21, row["crc"], row["packed"], row["size"])
     tail = (*map(len, texts), row["disk"], 0, row["attributes"], row["offset"])
     return struct.pack("<4s6H3I5H2I", b"PK\x01\x02", *numbers, *tail) + b"".join(texts)
 

@@ -281,8 +281,8 @@ def _labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
     if not numbered or not 2 <= len(names) <= LABELS:
         raise refusal("CF-LABELS", CONFIG, "id2label must number two or more classes 0, 1, 2, ... without a gap.")
     ordered = tuple(names[str(index)] for index in range(len(names)))
-    if len(set(ordered)) != len(ordered) or not all(
-        isinstance(name, str) and LABEL.fullmatch(name) for name in ordered
+    if not all(isinstance(name, str) and LABEL.fullmatch(name) for name in ordered) or (
+        len(set(ordered)) != len(ordered)
     ):
         raise refusal("CF-LABELS", CONFIG, "the class names in id2label must be different printable texts.")
     if len(json.dumps(ordered)) > LABELS_BYTES:

@@ -30,6 +30,7 @@ _FULL = 0xFFFFFFFF  # stands where the 64-bit extra field holds the number
 _DESCRIPTOR, _UTF8, _ENCRYPTED = 0x0008, 0x0800, 0x2041
 _KNOWN_FLAGS = 0x0006 | _DESCRIPTOR | _UTF8
 _ZIP64 = 0x0001
+_VERSION = 63  # of the format: the last that common readers take
 _AMBIGUOUS_EXTRAS = {0x7075: "a second name", 0x9901: "encryption", 0x0017: "encryption"}
 
 
@@ -170,10 +171,30 @@ def _entries(file: _Zip, directory: bytes, count: int) -> Iterator[_Entry]:
         if len(directory) < place + _ENTRY.size:
             raise file.fail("its directory has fewer entries than it says.")
         entry = _ENTRY.unpack_from(directory, place)
-        mark, _, _, flags, method, _, _, crc, packed, size, named, extra, comment, disk, _, attributes, offset = entry
+        (
+            mark,
+            _,
+            needed,
+            flags,
+            method,
+            _,
+            _,
+            crc,
+            packed,
+            size,
+            named,
+            extra,
+            comment,
+            disk,
+            _,
+            attributes,
+            offset,
+        ) = entry
         texts = directory[place + _ENTRY.size :][: named + extra + comment]
         if mark != b"PK\x01\x02" or len(texts) != named + extra + comment or disk:
             raise file.fail("its directory is damaged.")
+        if needed > _VERSION:
+            raise file.fail("it needs a program that knows a later version of the format.")
         wide = _extras(file, texts[named : named + extra])
         packed, size, offset = _widened(file, (size, packed, offset), wide)
         yield _Entry(texts[:named], flags, method, crc, packed, size, attributes >> 16, offset)

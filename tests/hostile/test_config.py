@@ -106,6 +106,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "long name": ({"id2label": {"0": "a", "1": "b" * 201}, "label2id": None}, "CF-LABELS"),
     "empty name": ({"id2label": {"0": "a", "1": ""}, "label2id": None}, "CF-LABELS"),
     "number as a name": ({"id2label": {"0": "a", "1": 1}, "label2id": None}, "CF-LABELS"),
+    "object as a name": ({"id2label": {"0": "a", "1": {}}, "label2id": None}, "CF-LABELS"),  # found by fuzzing
     "names as a list": ({"id2label": ["a", "b"], "label2id": None}, "CF-LABELS"),
     "numbers with zeros before": ({"id2label": {"0": "a", "01": "b"}, "label2id": None}, "CF-LABELS"),
     "numbers of another script": ({"id2label": {"0": "a", "\u0661": "b"}, "label2id": None}, "CF-LABELS"),

@@ -87,8 +87,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "huge id": ({"model": model(vocab={"a": 1 << 40})}, "TK-VOCABULARY"),
     "empty": ({"model": model(vocab={})}, "TK-VOCABULARY"),
     "merges of numbers": ({"model": BPE | {"merges": [1]}}, "TK-VOCABULARY"),
-    # Parts that multiply: each ByteLevel writes a byte as up to two; a template that repeats its text, sixteen times.
-    # Source: measured with tokenizers 0.23.
+    # Parts that multiply. Source: measured with tokenizers 0.23: twelve ByteLevel in a row make 4,096 letters of one,
+    # each doubles it; a template takes its text sixteen times; two templates in a row panic ("not yet implemented").
     "bytes of bytes": ({"normalizer": sequence("normalizers", [{"type": "ByteLevel"}] * 16)}, "TK-GROWTH"),
     "bytes of bytes in words": ({"pre_tokenizer": sequence("pretokenizers", [BYTES] * 16)}, "TK-GROWTH"),
     "two character maps": ({"normalizer": sequence("normalizers", [charsmap(b"xx")] * 2)}, "TK-GROWTH"),
