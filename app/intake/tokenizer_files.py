@@ -132,7 +132,11 @@ def _stage_vocabulary(gathered: Gathered, model_type: str, staging: Path) -> str
         if not tokenizer_vocabulary.numbered(vocabulary):
             raise refusal("TK-VOCABULARY", names.VOCAB_JSON, "it must map tokens to ids, each id once.")
         _write(staging / names.VOCAB_JSON, vocabulary)
-        _write_lines(staging / names.MERGES, _lines(files[names.MERGES], names.MERGES))
+        lines = _lines(files[names.MERGES], names.MERGES)
+        pairs = [line for line in lines if line and not line.startswith("#version")]
+        if not tokenizer_vocabulary.merges({"vocab": vocabulary, "merges": pairs}):
+            raise refusal("TK-VOCABULARY", names.MERGES, "it merges what is not in vocab.json. Save it again.")
+        _write_lines(staging / names.MERGES, lines)
         _refuse_added(gathered, vocabulary)
         return FROM_MERGES[model_type]
     message = "it is not there, and cannot be built. Save the tokenizer with a current version of transformers."

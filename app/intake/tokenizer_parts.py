@@ -300,7 +300,7 @@ def _model(value: Any) -> dict[str, Any]:
     if name in ("WordPiece", "WordLevel") and fine and value.get("unk_token") not in value["vocab"]:
         message = "unk_token is not in its vocabulary: it would fail at the first unknown word."
         raise refusal("TK-VOCABULARY", TOKENIZER, f"{message} Save the tokenizer again.")
-    if not fine or (name == "BPE" and not merges(value.get("merges"))):
+    if not fine or (name == "BPE" and not merges(value)):
         raise refusal("TK-VOCABULARY", TOKENIZER, "its vocabulary is damaged. Save the tokenizer again.")
     return {"type": name} | dict(value)
 

@@ -44,11 +44,20 @@ def scored(model: Mapping[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def merges(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= VOCABULARY and all(
-        isinstance(row, str) or (isinstance(row, list) and len(row) == 2 and all(isinstance(t, str) for t in row))
-        for row in value
-    )  # fmt: skip
+def merges(model: Mapping[str, Any]) -> bool:
+    """Pairs of tokens, each with the token that it makes: the library panics at one that is missing."""
+    value, vocabulary = model.get("merges"), model["vocab"]
+    prefix = len(model.get("continuing_subword_prefix") or "")
+    if not isinstance(value, list) or len(value) > VOCABULARY:
+        return False
+    pairs = (row.split(" ") if isinstance(row, str) else row for row in value)
+    return all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(token, str) and token in vocabulary for token in pair)
+        and pair[0] + pair[1][prefix:] in vocabulary
+        for pair in pairs
+    )
 
 
 def added_tokens(tokens: Any) -> list[dict[str, Any]]:

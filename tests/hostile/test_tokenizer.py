@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoint_by_hand import TOKENIZER, dumped
+from tests.checkpoint_by_hand import CONFIG, TOKENIZER, dumped
 
 Refused = Callable[..., set[str]]
 
@@ -131,6 +131,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "a piece of nothing": ({"model": UNIGRAM | {"vocab": [["a", 0], ["", 0]]}}, "TK-VOCABULARY"),
     "a piece twice": ({"model": UNIGRAM | {"vocab": [["a", 0], ["a", 1]]}}, "TK-VOCABULARY"),
     "merges of three": ({"model": BPE | {"merges": [["a", "a", "a"]]}}, "TK-VOCABULARY"),
+    "a merge into nothing": ({"model": BPE | {"merges": ["a a"]}}, "TK-VOCABULARY"),  # measured: a panic
+    "a merge of nothing": ({"model": BPE | {"merges": ["a"]}}, "TK-VOCABULARY"),
+    "a merge of strangers": ({"model": BPE | {"merges": [["b", "c"]]}}, "TK-VOCABULARY"),
     "merges as an object": ({"model": BPE | {"merges": {"a": "a"}}}, "TK-VOCABULARY"),
     "a cache of gigabytes": ({"model": BPE | {"cache_capacity": 1 << 40}}, "TK-COMPONENT"),
     # Added tokens: an automaton is built of all of them.
@@ -174,6 +177,15 @@ VOCABULARIES = {
 def test_damaged_vocabulary_files_are_refused(case: str, good: dict[str, bytes], refused: Refused) -> None:
     del good["tokenizer.json"]
     assert refused(good | {"vocab.txt": VOCABULARIES[case]}) == {"TK-VOCABULARY"}
+
+
+@pytest.mark.parametrize("merges", [b"#version: 0.2\na a\n", b"a\n", b"a b c\n", b"#version: 0.2\nx y\n"])
+def test_merges_into_nothing_are_refused(merges: bytes, good: dict[str, bytes], refused: Refused) -> None:
+    """Measured with tokenizers 0.23: it panics, past `except Exception`."""
+    del good["tokenizer.json"]
+    config = {**CONFIG, "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}
+    files = {"config.json": dumped(config), "vocab.json": b'{"a": 0, "b": 1}', "merges.txt": merges}
+    assert refused(good | files) == {"TK-VOCABULARY"}
 
 
 def test_a_tokenizer_of_empty_lists_is_refused_before_it_takes_memory(
