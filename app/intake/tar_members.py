@@ -41,9 +41,10 @@ class _Said:
     records: Mapping[str, str] | None = None
     name: bytes | None = None
     link: bool = False
+    common: bool = False
 
     def __bool__(self) -> bool:
-        return self.records is not None or self.name is not None or self.link
+        return self.records is not None or self.name is not None or self.link or self.common
 
 
 @dataclass
@@ -114,7 +115,9 @@ class TarReader:
             said.name = data.removesuffix(b"\0")
         elif kind == _LONG_LINK:
             said.link = True
-        elif any(key in _OBEYED or key.startswith("GNU.sparse") for key in _records(data)):
+        elif not any(key in _OBEYED or key.startswith("GNU.sparse") for key in _records(data)):
+            said.common = True
+        else:
             raise refusal("AR-AMBIGUOUS", NAME, "it gives all its members one name or size. Make it again.")
 
 
@@ -131,7 +134,11 @@ def _header(block: bytes) -> tuple[bytes, int, bytes]:
     if magic not in (b"ustar\x0000", b"ustar  \0", bytes(8)):
         raise _damaged("a header is of an unknown kind")
     name = block[:100].partition(b"\0")[0]
-    if magic == b"ustar\x0000" and prefix:
+    if prefix and magic != b"ustar\x0000":
+        raise refusal(
+            "AR-AMBIGUOUS", NAME, "a header has a second part of a name that its kind lacks. Make it again."
+        )
+    if prefix:
         name = prefix + b"/" + name
     return name, _size(block[124:136]), block[156:157]
 
@@ -190,8 +197,8 @@ def _member(raw: bytes, size: int, kind: bytes, said: _Said) -> TarMember:
         raise refusal("AR-SPECIAL", NAME, f"its member {shown(name)} is no ordinary file.")
     size = _one_size(records, size, name)
     folder = kind == _FOLDER or name.endswith("/")
-    if folder and size:
-        raise refusal("AR-AMBIGUOUS", NAME, f"its folder {shown(name)} has a content. Make it again.")
+    if folder and (size or kind not in (_FOLDER, b"\0")):
+        raise refusal("AR-AMBIGUOUS", NAME, f"its member {shown(name)} is a folder and a file. Make it again.")
     return TarMember(name, size, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from tarfile import XGLTYPE, TarInfo
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,10 +18,20 @@ from tests.fuzz.tally import Tally
 from tests.zip_by_hand import Part
 
 MUTANTS = 60
+
+
+def pax_for_all() -> bytes:
+    info = TarInfo("all")
+    info.type = XGLTYPE
+    return info.tobuf()
+
+
 # Kind, mutant: each once made a reader raise what it may not, or let in what another reader reads otherwise.
 FOUND: list[tuple[str, bytes]] = [
     ("config", dumped(CONFIG | {"id2label": {"0": {}, "1": []}, "label2id": None})),  # TypeError: unhashable
     ("zip", zip_by_hand.make(Part(b"a.md", central={"needed": 255}))),  # zipfile refuses such a version
+    ("tar", TarInfo("folder/").tobuf() + bytes(1024)),  # a file for tarfile
+    ("tar", pax_for_all() + bytes(1024)),  # tarfile fails where no member follows
 ]
 
 

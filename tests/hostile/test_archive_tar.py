@@ -47,10 +47,10 @@ def damaged(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
-def other_magic() -> bytes:
-    """A header of an unknown kind whose checksum is right."""
-    info = bytearray(header())
-    info[257:263] = b"USTAR\0"
+def changed(place: int, data: bytes, of: bytes | None = None) -> bytes:
+    """A header with other bytes at a place, whose checksum is right."""
+    info = bytearray(of or header())
+    info[place : place + len(data)] = data
     info[148:156] = b" " * 8
     info[148:156] = f"{sum(info):06o}\0 ".encode()
     return bytes(info)
@@ -103,7 +103,11 @@ CASES: dict[str, tuple[bytes, str, str]] = {
     "a path twice in one header": (pax(record("path", "b.md"), record("path", "c.md")) + GOOD + END, "AR-AMBIGUOUS", "POSIX pax: the last wins"),
     "another character set": (pax(record("hdrcharset", "BINARY")) + GOOD + END, "AR-AMBIGUOUS", "POSIX pax: hdrcharset"),
     "an extended header alone": (pax(record("path", "b.md")) + END, "AR-FORMAT", "it would name what is appended"),
-    "another magic": (other_magic() + END, "AR-FORMAT", "POSIX ustar: magic and version"),
+    "another magic": (changed(257, b"USTAR\0") + END, "AR-FORMAT", "POSIX ustar: magic and version"),
+    "a second part of a name in an old header": (changed(345, b"../x", changed(257, bytes(8))) + END, "AR-AMBIGUOUS", "found by fuzzing: tarfile takes it, ustar alone has it"),
+    "a second part of a name in a GNU header": (changed(345, b"../x") + END, "AR-AMBIGUOUS", "GNU tar: times stand there"),
+    "a file that ends as a folder": (header("folder/") + END, "AR-AMBIGUOUS", "found by fuzzing: a file for tarfile"),
+    "a header for all, and none": (pax(record("comment", "x"), kind=tarfile.XGLTYPE) + END, "AR-FORMAT", "found by fuzzing: tarfile fails"),
     "a gigabyte of small headers": (
         gzip.compress((pax(record("comment", "x" * 60_000)) + header()) * 700 + END, 1), "AR-AMBIGUOUS",
         "memory by headers; the same name ends it",
