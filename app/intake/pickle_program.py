@@ -116,7 +116,7 @@ class Machine:
         self.push(tuple(reversed(found)))
 
     def put(self, place: int) -> None:
-        if self.stack[-1] is _MARK or place > MEMO:
+        if self.stack[-1] is _MARK or place > MEMO or place in self.memo:
             raise ValueError
         self.memo[place] = self.stack[-1]
 

@@ -105,7 +105,9 @@ class TarReader:
         data = self.read(size + -size % BLOCK)
         if len(data) != size + -size % BLOCK:
             raise _damaged("it is cut short")
-        data = data[:size]
+        data, padding = data[:size], data[size:]
+        if padding.strip(b"\0") or (kind == _LONG_NAME and b"\0" in data[:-1]):
+            raise refusal("AR-AMBIGUOUS", NAME, "an extended header goes on after its end. Make it again.")
         twice = {_PAX: said.records is not None, _LONG_NAME: said.name is not None, _LONG_LINK: said.link}
         if twice.get(kind):
             raise refusal("AR-AMBIGUOUS", NAME, "a member has two extended headers of one kind. Make it again.")

@@ -31,6 +31,7 @@ FOUND: list[tuple[str, bytes]] = [
     ("config", dumped(CONFIG | {"id2label": {"0": {}, "1": []}, "label2id": None})),  # TypeError: unhashable
     ("zip", zip_by_hand.make(Part(b"a.md", central={"needed": 255}))),  # zipfile refuses such a version
     ("tar", TarInfo("folder/").tobuf() + bytes(1024)),  # a file for tarfile
+    ("pickle", seeds.pickled(seeds.PROGRAM.replace(b"q\x05", b"q\x04"))),  # pickletools: memo key already defined
     ("tar", pax_for_all() + bytes(1024)),  # tarfile fails where no member follows
 ]
 

@@ -104,6 +104,12 @@ CASES: dict[str, tuple[bytes, str, str]] = {
     "another character set": (pax(record("hdrcharset", "BINARY")) + GOOD + END, "AR-AMBIGUOUS", "POSIX pax: hdrcharset"),
     "an extended header alone": (pax(record("path", "b.md")) + END, "AR-FORMAT", "it would name what is appended"),
     "another magic": (changed(257, b"USTAR\0") + END, "AR-FORMAT", "POSIX ustar: magic and version"),
+    "a long name that goes on after its end": (
+        header("././@LongLink", 4, tarfile.GNUTYPE_LONGNAME) + padded(b"a.md/../../x") + GOOD + END, "AR-AMBIGUOUS", "found by fuzzing: tarfile reads to the zero",
+    ),
+    "a long name that ends early": (
+        member("././@LongLink", b"a.md\0/../../x\0", tarfile.GNUTYPE_LONGNAME) + GOOD + END, "AR-AMBIGUOUS", "to the zero here, to the end there",
+    ),
     "a second part of a name in an old header": (changed(345, b"../x", changed(257, bytes(8))) + END, "AR-AMBIGUOUS", "found by fuzzing: tarfile takes it, ustar alone has it"),
     "a second part of a name in a GNU header": (changed(345, b"../x") + END, "AR-AMBIGUOUS", "GNU tar: times stand there"),
     "a file that ends as a folder": (header("folder/") + END, "AR-AMBIGUOUS", "found by fuzzing: a file for tarfile"),

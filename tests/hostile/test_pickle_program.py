@@ -135,6 +135,7 @@ PROGRAMS: dict[str, tuple[bytes, str, str]] = {
     ),
     "a call of a tensor": (PROTO + tensor() + b")R.", "PK-CONTENT", "pickle: REDUCE"),
     "a call of text": (PROTO + text("os.system") + b")R.", "PK-CONTENT", "pickle: REDUCE"),
+    "memory written twice": (PROTO + b"}q\0" + text("a") + b"q\0.", "PK-CONTENT", "found by fuzzing: pickletools fails"),
     "memory never written": (PROTO + b"h\x07.", "PK-CONTENT", "fickling: memo tricks"),
     "memory far out": (PROTO + b"}r\xff\xff\xff\x7f.", "PK-CONTENT", "CPython gh-115952: LONG_BINPUT makes room up to it"),
     "a tuple without its mark": (PROTO + b"t.", "PK-CONTENT", "pickle: stack underflow"),
