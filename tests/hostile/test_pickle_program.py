@@ -142,7 +142,7 @@ PROGRAMS: dict[str, tuple[bytes, str, str]] = {
     "a mark taken for a value": (PROTO + b"(\x85.", "PK-CONTENT", "pickle: stack underflow"),
     "nothing on the stack": (PROTO + b".", "PK-CONTENT", "pickle: stack underflow"),
     "an endless stack": (PROTO + b"(" * 200_000 + b".", "PK-CONTENT", "memory by MARK"),
-    "a million instructions": (PROTO + b"}" + b"q\0" * 1_000_001 + b".", "PK-CONTENT", "time by BINPUT"),
+    "a million instructions": (PROTO + b"]" + b"Na" * 500_001 + b".", "PK-CONTENT", "time by APPEND"),
     "bytes shared a thousand times": (state(*[tensor()] * 1000), "PK-CONTENT", "a clone of each takes its own bytes"),
 }  # fmt: skip
 
