@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
+FUZZ := $(VENV)/.installed-fuzz
 DATA ?=
 
 help:  ## say what each word does
@@ -36,6 +37,12 @@ lint: $(INSTALLED)  ## style, types, and which room may import which
 check: lint  ## the quick part of the tests, and what is known against the locked packages
 	@$(RUN) pytest -q tests/architecture tests/app/domain tests/client
 	@$(BIN)/python requirements/audit.py
+
+test-hostile: $(INSTALLED)  ## every known attack on the intake, one case each
+	@$(RUN) pytest -q tests/hostile
+
+fuzz: $(FUZZ)  ## mutants of every file format before the readers (FUZZ_SECONDS=120); report in var/fuzz/
+	@$(RUN) tests.fuzz
 
 bench: $(BENCH)  ## measure: the demo on SST-2, beside fine-tuning and plain ascent (DATA=folder)
 	@test -n "$(DATA)" || { echo "make bench DATA=folder with train.tsv, dev.tsv and test.tsv of SST-2"; exit 2; }
@@ -74,6 +81,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(BENCH): $(INSTALLED)
 	$(call install,dev$(,)bench)
 
+$(FUZZ): $(INSTALLED)
+	$(call install,dev$(,)fuzz)
+
 , := ,
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lethe needs Python 3.11 or later: make PYTHON=...")'
@@ -85,4 +95,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test check lint bench bench-efficacy migrate constraints lock clean
+.PHONY: help demo up test test-hostile fuzz check lint bench bench-efficacy migrate constraints lock clean

@@ -76,6 +76,7 @@ class TorchBench:
         _refuse_ids(tokenizer, table)
         rewritten = _load(out)
         found = [_encode(tokenizer, text) for text in SAMPLES]
+        _refuse_beyond(max((max(ids, default=0) for ids in found), default=0), table)
         if not any(found):
             raise refusal("TK-FAILS", TOKENIZER, "it makes no tokens of an ordinary text.")
         for text, ids in zip(SAMPLES, found, strict=True):
@@ -106,7 +107,10 @@ def _encode(tokenizer: Any, text: str) -> list[int]:
 
 def _refuse_ids(tokenizer: Any, table: Table) -> None:
     """Every id that can come out must have its row among the model's embeddings."""
-    highest = max(tokenizer.get_vocab().values(), default=0)
+    _refuse_beyond(max(tokenizer.get_vocab().values(), default=0), table)
+
+
+def _refuse_beyond(highest: int, table: Table) -> None:
     if highest >= table.vocabulary:
         message = f"its highest token id is {highest}, and the model knows {table.vocabulary} tokens."
         raise refusal("TK-VOCABULARY", TOKENIZER, f"{message} Upload the tokenizer that belongs to the model.")

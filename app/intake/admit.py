@@ -83,6 +83,7 @@ def admit(order: Order, bench: Bench, on_phase: Callable[[str], None] = lambda _
     examined = examine.examine(gathered, staging)
     on_phase("convert")
     parts = _safetensors(examined, order.work, bench)
+    examine.refuse_size(examined.config, parts)
     table = bench.table(examined.config.config)
     plan = weights.plan(parts, table)
     on_phase("rewrite")

@@ -6,6 +6,7 @@ in code, remote files or another number format refuses the model; any other unkn
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,12 @@ from app.intake.rules import listed, note, refusal, shown
 
 Check = Callable[[Any], bool]
 LABELS = 10_000
-LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,200}")
+LABELS_BYTES = 40_000  # of all names; they go in one message
+# No controls, no directions, nothing that hides: names that look alike are alike. (Joiners are parts of letters.)
+LABEL = re.compile(
+    r"[^\x00-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\ue000-\uf8ff\U000e0000-\U0010ffff]{1,200}"
+)
 ACTIVATIONS = frozenset(
     {"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python", "quick_gelu", "relu", "silu", "swish"}
     | {"tanh", "mish", "leaky_relu", "linear", "sigmoid"}
@@ -77,7 +83,8 @@ def _layer_types(value: Any) -> bool:
     )
 
 
-_layers, _width, _heads = whole(1, 512), whole(1, 1 << 17), whole(1, 1024)
+LAYERS = 512
+_layers, _width, _heads = whole(1, LAYERS), whole(1, 1 << 17), whole(1, 1024)
 _share, _token, _positions = number(0, 1), maybe(whole(-1, 1 << 24)), whole(1, 1 << 22)
 
 # Every key that is read, by any type. The ranges are far above any real model and far below what hurts.
@@ -274,10 +281,12 @@ def _labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
     if not numbered or not 2 <= len(names) <= LABELS:
         raise refusal("CF-LABELS", CONFIG, "id2label must number two or more classes 0, 1, 2, ... without a gap.")
     ordered = tuple(names[str(index)] for index in range(len(names)))
-    if len(set(ordered)) != len(ordered) or not all(
-        isinstance(name, str) and LABEL.fullmatch(name) for name in ordered
+    if not all(isinstance(name, str) and LABEL.fullmatch(name) for name in ordered) or (
+        len(set(ordered)) != len(ordered)
     ):
         raise refusal("CF-LABELS", CONFIG, "the class names in id2label must be different printable texts.")
+    if len(json.dumps(ordered)) > LABELS_BYTES:
+        raise refusal("CF-LABELS", CONFIG, f"the class names in id2label take over {LABELS_BYTES:,} bytes.")
     given = raw.get("label2id")
     unnamed = {f"LABEL_{index}": index for index in range(len(ordered))}  # as it stays where only id2label was set
     if given not in (None, unnamed, {name: index for index, name in enumerate(ordered)}):
@@ -291,6 +300,8 @@ def _refuse_inconsistent(config: Mapping[str, Any]) -> None:
     heads = config.get("num_attention_heads", config.get("n_heads", config.get("n_head")))
     if width and heads and "head_dim" not in config and width % heads:
         raise refusal("CF-VALUE", CONFIG, f"a width of {width} cannot be divided among {heads} heads.")
+    if config.get("num_hidden_groups", 1) * config.get("inner_group_num", 1) > LAYERS:
+        raise refusal("CF-VALUE", CONFIG, f"num_hidden_groups times inner_group_num is over {LAYERS} layers.")
     padding, vocabulary = config.get("pad_token_id"), config.get("vocab_size")
     if padding is not None and vocabulary is not None and padding >= vocabulary:
         raise refusal("CF-VALUE", CONFIG, f"pad_token_id {padding} is outside the vocabulary of {vocabulary}.")
@@ -308,7 +319,8 @@ def largest_tables(config: Mapping[str, Any]) -> int:
     width = (
         config.get("embedding_size") or config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 1
     )
-    rows = max(config.get("vocab_size", 1), config.get("max_position_embeddings", 1) if _learned(config) else 1)
+    positions = config.get("max_position_embeddings", config.get("n_positions", 1)) if _learned(config) else 1
+    rows = max(config.get("vocab_size", 1), positions)
     return int(rows) * int(width)
 
 

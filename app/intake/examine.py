@@ -5,7 +5,7 @@ What fails is collected, so that the caller learns of every broken part at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -56,7 +56,7 @@ def examine(gathered: Gathered, staging: Path) -> Examined:
     model_type = config.model_type if config else "bert"
     tokenizer = collector.attempt(lambda: tokenizer_files.stage(gathered, model_type, staging))
     if config and parts:
-        collector.attempt(lambda: _refuse_size(config, sum(part.header.elements for part in parts)))
+        collector.attempt(lambda: refuse_size(config, parts))
     if collector.refusals:
         first = collector.refusals[0]
         raise ModelRefused(f"{first.file}: {first.message}", findings=tuple(collector.refusals))
@@ -87,6 +87,8 @@ def _parts(gathered: Gathered) -> tuple[Part, ...]:
         parts = {name: _part(gathered, name) for name in shards}
         weights.check_index(index, parts)
         return tuple(parts.values())
+    if names.INDEX in gathered.files:
+        raise refusal("ST-INDEX", names.INDEX, "its shards are not there. Upload them, or leave the index out.")
     gathered.need(names.PICKLE, "there are no weights: upload model.safetensors (or pytorch_model.bin).")
     return ()
 
@@ -104,8 +106,9 @@ def _pickle(gathered: Gathered) -> Path | None:
     return file
 
 
-def _refuse_size(config: Rebuilt, elements: int) -> None:
-    """Before anything is built by the config: its largest table must be there at all."""
+def refuse_size(config: Rebuilt, parts: Sequence[Part]) -> None:
+    """Before anything is built by the config: its largest table must be there. Raises ModelRefused (CF-SIZE)."""
+    elements = sum(part.header.elements for part in parts)
     if config_keys.largest_tables(config.config) > elements:
         message = f"it asks for a table of more numbers than the weights hold ({elements:,}). Correct its sizes."
         raise refusal("CF-SIZE", names.CONFIG, message)

@@ -10,13 +10,13 @@ from enum import Enum
 from pathlib import Path
 
 from app.domain.model import Finding
-from app.intake.rules import note, refusal, shown
+from app.intake.rules import MOST_FINDINGS, note, refusal, shown
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
-SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+SHARD = re.compile(r"model-([0-9]{5})-of-([0-9]{5})\.safetensors")
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
@@ -43,9 +43,8 @@ _IGNORED = re.compile(
 _BESIDE = re.compile(r"(checkpoint-\d+|runs|logs|onnx|openvino|coreml|\.cache|\.git)/.*")
 _CODE = re.compile(r"(?i).*\.(py|pyc|pyo|pyd|pyw|ipynb|so|dll|dylib|exe|sh|bat|ps1|js|jar|whl|egg)")
 _PICKLES = re.compile(r"(?i).*\.(pkl|pickle|pt|pth|bin|ckpt|joblib|dill|dat|data|npy|npz|th|mar|model)")
-_PART = re.compile(
-    r"[^\x00-\x1f\x7f-\x9f\\:*?\"<>|\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]{1,255}"
-)
+_PART = re.compile(r"[^\\:*?\"<>|]{1,255}")
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})  # controls, directions, joiners, halves, private, line ends
 
 
 class Kind(Enum):
@@ -59,6 +58,7 @@ def check_path(path: str) -> str:
     fine = (
         len(path) <= 1024
         and unicodedata.normalize("NFC", path) == path
+        and not any(unicodedata.category(character) in _HIDDEN for character in path)
         and all(_PART.fullmatch(part) and part.strip(". ") and part == part.strip() for part in parts)
     )
     if not fine:
@@ -111,4 +111,8 @@ def classify(path: str) -> Kind:
 
 
 def ignored(paths: Iterable[str]) -> list[Finding]:
-    return [note("FN-IGNORED", path, "not needed; left out unread.") for path in sorted(paths)]
+    """A note for each; where they are many, one for all that go beyond."""
+    ordered = sorted(paths)
+    named, more = ordered[:MOST_FINDINGS], ordered[MOST_FINDINGS:]
+    notes = [note("FN-IGNORED", path, "not needed; left out unread.") for path in named]
+    return notes + ([note("FN-IGNORED", more[0], f"left out, and {len(more) - 1} more.")] if more else [])

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from app.domain.errors import ModelRefused
 from app.domain.model import Finding, Severity
 
+FILE_CHARACTERS = 100  # of a file's name in a finding; with MOST_FINDINGS it keeps an answer within one message
+MOST_FINDINGS = 25
+
 # Rule id -> what it refuses.
 REFUSALS: Mapping[str, str] = {
     "FN-UNSAFE": "a file name that is absolute, climbs up, hides characters or is not in its normal form",
@@ -83,12 +86,13 @@ NOTES: Mapping[str, str] = {
 def refusal(rule: str, file: str, message: str) -> ModelRefused:
     """The error for one broken rule; the message says why and what to do."""
     assert rule in REFUSALS, rule
+    file = file[:FILE_CHARACTERS]
     return ModelRefused(f"{file}: {message}", findings=(Finding(rule, Severity.REFUSAL, file, message),))
 
 
 def note(rule: str, file: str, message: str) -> Finding:
     assert rule in NOTES, rule
-    return Finding(rule, Severity.NOTE, file, message)
+    return Finding(rule, Severity.NOTE, file[:FILE_CHARACTERS], message)
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

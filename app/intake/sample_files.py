@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 from app.domain.errors import BadSamples
 from app.domain.samples import SampleKind, SampleRow
@@ -286,8 +286,8 @@ def _whole(digits: str) -> int:
 
 
 def _real(digits: str) -> float:
-    number = float(digits)
-    if len(digits) > NUMBER_CHARACTERS or not math.isfinite(number):
+    number = float(digits) if len(digits) <= NUMBER_CHARACTERS else math.inf
+    if not math.isfinite(number):
         raise ValueError("a number is too long or too large")
     return number
 
@@ -307,15 +307,40 @@ def _tsv(reading: _Reading) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _csv_fields(reading: _Reading) -> Iterator[tuple[int, list[str]]]:
     """Each record's fields, with the line in which it began (a quoted field may hold line ends)."""
-    reader = csv.reader(reading.lines(), strict=True)
+    lines = _Record(reading.lines())
+    reader = csv.reader(lines, strict=True)
     while True:
         began = reading.line + 1
+        lines.left = LINE_BYTES
         try:
             yield began, next(reader)
         except StopIteration:
             return
+        except _Fault as fault:  # where the record ends cannot be known: nothing after it is read
+            reading.fault(began, fault)
+            reading.end()
         except csv.Error as error:
             reading.fault(began, _Fault(None, f"this is not CSV: {error}"))
+
+
+class _Record:
+    """Lines for the csv module, which takes all that a record needs: `left` is what it may still take."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.left = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.left -= len(line)
+        if self.left < 0:
+            raise _Fault(
+                None, f"a record goes on over lines for more than {LINE_BYTES:,} characters: is a quote open?"
+            )
+        return line
 
 
 def _table(reading: _Reading, records: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -6,6 +6,7 @@ Two readers that disagree on such a file would see two models; here it is no mod
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,9 @@ from app.intake.rules import refusal, shown
 
 MIB = 1024 * 1024
 DIGITS = 40  # the longest number, in characters
+DEPTH = 64  # deeper than any file of a checkpoint, and far from what stops Python
+VALUES = 4_000_000  # an empty list takes two bytes of a file and eighty of memory
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_object(file: Path, name: str, limit: int) -> dict[str, Any]:
@@ -28,6 +32,8 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """As `read_object`, on bytes."""
     try:
         text = data.decode("utf-8")
+        if sum(map(text.count, ",[{")) > VALUES:
+            raise refusal("JS-SIZE", name, f"it has over {VALUES:,} values.")
         found = json.loads(
             text,
             object_pairs_hook=lambda pairs: _unique(pairs, name),
@@ -35,7 +41,10 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
             parse_int=_bounded_int,
             parse_float=_bounded_float,
         )
-        json.dumps(found, ensure_ascii=False).encode("utf-8")  # finds lone surrogates wherever they stand
+        if isinstance(found, dict):
+            _refuse_depth(found)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # finds lone surrogates wherever they stand
     except ModelRefused:
         raise
     except (ValueError, RecursionError) as error:
@@ -54,6 +63,17 @@ def _unique(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
     return found
 
 
+def _refuse_depth(found: Any) -> None:
+    """Level by level: what is nested too deep would break whoever walks it, or prints it in a message."""
+    level = [found]
+    for _ in range(DEPTH):
+        children = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [child for each in children for child in each if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {DEPTH}")
+
+
 def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON number")
 
@@ -65,7 +85,9 @@ def _bounded_int(digits: str) -> int:
 
 
 def _bounded_float(digits: str) -> float:
+    if len(digits) > DIGITS:
+        raise ValueError("a number is too long")
     value = float(digits)
-    if len(digits) > DIGITS or value in (float("inf"), float("-inf")):
+    if value in (float("inf"), float("-inf")):
         raise ValueError("a number is out of range")
     return value

@@ -13,14 +13,14 @@ from typing import Any
 
 from app.domain.model import Finding
 from app.intake import file_names as names
-from app.intake import tokenizer_parts
+from app.intake import tokenizer_parts, tokenizer_vocabulary
 from app.intake.rules import listed, note, refusal, shown
 from app.intake.strict_json import MIB, read_object
 from app.intake.unpack import Gathered
 
-JSON_BYTES = 128 * MIB
+JSON_BYTES = 32 * MIB
 CONFIG_BYTES = 8 * MIB
-LINES_BYTES = 64 * MIB
+LINES_BYTES = 32 * MIB
 
 _LINES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert", "Electra", "Albert", "MPNet", "Deberta") + (
     ("DebertaV2", "GPT2", "Llama", "Qwen2")
@@ -129,10 +129,14 @@ def _stage_vocabulary(gathered: Gathered, model_type: str, staging: Path) -> str
         return FROM_WORDS[model_type]
     if {names.VOCAB_JSON, names.MERGES} <= set(files) and model_type in FROM_MERGES:
         vocabulary = read_object(files[names.VOCAB_JSON], names.VOCAB_JSON, LINES_BYTES)
-        if not tokenizer_parts.numbered(vocabulary):
+        if not tokenizer_vocabulary.numbered(vocabulary):
             raise refusal("TK-VOCABULARY", names.VOCAB_JSON, "it must map tokens to ids, each id once.")
         _write(staging / names.VOCAB_JSON, vocabulary)
-        _write_lines(staging / names.MERGES, _lines(files[names.MERGES], names.MERGES))
+        lines = _lines(files[names.MERGES], names.MERGES)
+        pairs = [line for line in lines if line and not line.startswith("#version")]
+        if not tokenizer_vocabulary.merges({"vocab": vocabulary, "merges": pairs}):
+            raise refusal("TK-VOCABULARY", names.MERGES, "it merges what is not in vocab.json. Save it again.")
+        _write_lines(staging / names.MERGES, lines)
         _refuse_added(gathered, vocabulary)
         return FROM_MERGES[model_type]
     message = "it is not there, and cannot be built. Save the tokenizer with a current version of transformers."
@@ -151,13 +155,15 @@ def _lines(file: Path, name: str) -> list[str]:
     if file.stat().st_size > LINES_BYTES:
         raise refusal("TK-VOCABULARY", name, f"it is over {LINES_BYTES:,} bytes.")
     try:
-        lines = file.read_bytes().decode("utf-8").split("\n")
+        text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         raise refusal("TK-VOCABULARY", name, "it is not UTF-8. Save the tokenizer again.") from None
-    lines = [line.removesuffix("\r") for line in lines]
+    if text.count("\n") > tokenizer_vocabulary.VOCABULARY:
+        raise refusal("TK-VOCABULARY", name, f"it has over {tokenizer_vocabulary.VOCABULARY:,} lines.")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
-    if any(len(line) > 2 * tokenizer_parts.TOKEN_CHARACTERS or "\0" in line for line in lines):
+    if any(len(line) > 2 * tokenizer_vocabulary.TOKEN_CHARACTERS or "\0" in line or "\r" in line for line in lines):
         raise refusal("TK-VOCABULARY", name, "a line of it is no token. Save the tokenizer again.")
     return lines
 

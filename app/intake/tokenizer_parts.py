@@ -11,17 +11,28 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from app.intake.file_names import TOKENIZER
 from app.intake.rules import refusal, shown
+from app.intake.tokenizer_vocabulary import (
+    TOKEN_CHARACTERS,
+    VOCABULARY,
+    added_tokens,
+    known_ids,
+    merges,
+    numbered,
+    odd,
+    refuse_other_ids,
+    scored,
+)
 
 Check = Callable[[Any], bool]
 DEPTH = 3
 LENGTH = 16
-TOKEN_CHARACTERS = 1024
-VOCABULARY = 2_000_000
+PARTS_IN_ALL = 32
+WORD_CHARACTERS = 200  # WordPiece looks at all parts of a word: the cube of its length
 CHARSMAP_BYTES = 2 * 1024 * 1024
 CHARSMAP_GROWTH = 64  # bytes that one character may become; the longest of NFKC has 33
 
@@ -48,16 +59,24 @@ def _short(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 8
 
 
+def _character(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 1
+
+
 def _optional_token(value: Any) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= TOKEN_CHARACTERS)
 
 
 def _token_and_id(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and _optional_token(value[0]) and type(value[1]) is int
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
 def _behaviour(value: Any) -> bool:
     return isinstance(value, str) and value in BEHAVIOURS
+
+
+def _few(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 8
 
 
 def _scheme(value: Any) -> bool:
@@ -93,16 +112,28 @@ def _charsmap(value: Any) -> bool:
     return 4 + int(trie) <= len(blob)
 
 
-def _pieces(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= LENGTH and all(_is_piece(piece) for piece in value)
+def _single(value: Any) -> bool:
+    """The text once, all of the first kind: a classifier reads one text, and may know one kind alone."""
+    return _pieces(value, "A") and all(row["type_id"] == 0 for piece in value for row in piece.values())
+
+
+def _pair(value: Any) -> bool:
+    return _pieces(value, "AB")
+
+
+def _pieces(value: Any, texts: str) -> bool:
+    """Each text once: a template that repeats one, applied to its own result, grows without bounds."""
+    if not isinstance(value, list) or len(value) > LENGTH or not all(_is_piece(piece) for piece in value):
+        return False
+    return sorted(piece["Sequence"]["id"] for piece in value if "Sequence" in piece) == list(texts)
 
 
 def _is_piece(piece: Any) -> bool:
     match piece:
-        case {"Sequence": {"id": "A" | "B", "type_id": 0 | 1, **more}} if not more:
-            return len(piece) == 1
-        case {"SpecialToken": {"id": str(token), "type_id": 0 | 1, **more}} if not more:
-            return len(piece) == 1 and len(token) <= TOKEN_CHARACTERS
+        case {"Sequence": {"id": "A" | "B", "type_id": int(kind)}}:
+            return len(piece) == 1 and len(piece["Sequence"]) == 2 and kind in (0, 1)
+        case {"SpecialToken": {"id": str(token), "type_id": int(kind)}}:
+            return len(piece) == 1 and len(piece["SpecialToken"]) == 2 and kind in (0, 1) and bool(token)
     return False
 
 
@@ -111,15 +142,18 @@ def _template_tokens(value: Any) -> bool:
         isinstance(row, dict)
         and set(row) == {"id", "ids", "tokens"}
         and all(isinstance(row[key], list) and len(row[key]) <= 4 for key in ("ids", "tokens"))
+        and len(row["ids"]) == len(row["tokens"])
         and all(type(number) is int for number in row["ids"])
-        and all(_optional_token(token) for token in [row["id"], *row["tokens"]])
-        for row in value.values()
+        and all(isinstance(token, str) for token in row["tokens"])
+        and row["id"] == name
+        for name, row in value.items()
     )  # fmt: skip
 
 
 _BYTES: Mapping[str, Check] = {"add_prefix_space": _flag, "trim_offsets": _flag, "use_regex": _flag}
 _META: Mapping[str, Check] = {
-    "replacement": _short, "prepend_scheme": _scheme, "split": _flag, "add_prefix_space": _flag, "str_rep": _short,
+    "replacement": _character, "prepend_scheme": _scheme, "split": _flag,
+    "add_prefix_space": _flag, "str_rep": _short,
 }  # fmt: skip
 _REPLACE: Mapping[str, Check] = {"pattern": _pattern, "content": _short}
 _NONE: Mapping[str, Check] = {}
@@ -139,7 +173,7 @@ PARTS: Mapping[str, Mapping[str, Mapping[str, Check]]] = {
         **dict.fromkeys(("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "UnicodeScripts"), _NONE),
         "ByteLevel": _BYTES,
         "Metaspace": _META,
-        "CharDelimiterSplit": {"delimiter": _short},
+        "CharDelimiterSplit": {"delimiter": _character},
         "Punctuation": {"behavior": _behaviour},
         "Digits": {"individual_digits": _flag},
         "Split": {"pattern": _pattern, "behavior": _behaviour, "invert": _flag},
@@ -150,7 +184,7 @@ PARTS: Mapping[str, Mapping[str, Mapping[str, Check]]] = {
             "sep": _token_and_id, "cls": _token_and_id, "trim_offsets": _flag, "add_prefix_space": _flag,
         },
         "ByteLevel": _BYTES,
-        "TemplateProcessing": {"single": _pieces, "pair": _pieces, "special_tokens": _template_tokens},
+        "TemplateProcessing": {"single": _single, "pair": _pair, "special_tokens": _template_tokens},
     },
     "decoder": {
         **dict.fromkeys(("ByteFallback", "Fuse"), _NONE),
@@ -158,19 +192,21 @@ PARTS: Mapping[str, Mapping[str, Mapping[str, Check]]] = {
         "ByteLevel": _BYTES,
         "WordPiece": {"prefix": _short, "cleanup": _flag},
         "Metaspace": _META,
-        "Strip": {"content": _short, "start": lambda v: v in range(9), "stop": lambda v: v in range(9)},
+        "Strip": {"content": _character, "start": _few, "stop": _few},
         "Replace": _REPLACE,
     },
 }  # fmt: skip
 # How each kind writes its list of parts.
 _LISTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors"}
 _LISTS["decoder"] = "decoders"
+# Parts that multiply what they are given: twice in a row they would multiply again.
+_ONCE = frozenset({"ByteLevel", "Precompiled", "TemplateProcessing", "BertProcessing", "RobertaProcessing"})
 
 MODELS: Mapping[str, Mapping[str, Check]] = {
     "WordPiece": {
         "unk_token": _optional_token,
         "continuing_subword_prefix": _short,
-        "max_input_chars_per_word": lambda value: type(value) is int and 1 <= value <= 1000,
+        "max_input_chars_per_word": lambda value: type(value) is int and 1 <= value <= WORD_CHARACTERS,
     },
     "WordLevel": {"unk_token": _optional_token},
     "BPE": {
@@ -193,15 +229,13 @@ def rebuild(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A new tokenizer.json, without padding and truncation. Raises ModelRefused (TK-*)."""
     known = {"version", "truncation", "padding", "added_tokens", "model", *PARTS}
     if unknown := sorted(set(raw) - known):
-        raise _odd("tokenizer", unknown[0])
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": _added(raw.get("added_tokens", [])),
-        **{kind: _part(kind, raw.get(kind), DEPTH) for kind in PARTS},
-        "model": _model(raw.get("model")),
-    }
+        raise odd("tokenizer", unknown[0])
+    parts = {kind: _part(kind, raw.get(kind), DEPTH) for kind in PARTS}
+    for kind, part in parts.items():
+        _refuse_chains(kind, list(_names(kind, part)))
+    added, model = added_tokens(raw.get("added_tokens", [])), _model(raw.get("model"))
+    refuse_other_ids(parts["post_processor"], known_ids(model, added))
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **parts, "model": model}
 
 
 def _part(kind: str, value: Any, depth: int) -> dict[str, Any] | None:
@@ -212,16 +246,35 @@ def _part(kind: str, value: Any, depth: int) -> dict[str, Any] | None:
     if name == "Sequence":
         parts = value.get(_LISTS[kind])
         if set(value) != {"type", _LISTS[kind]} or not isinstance(parts, list) or len(parts) > LENGTH or not depth:
-            raise _odd(kind, "Sequence")
+            raise odd(kind, "Sequence")
         return {"type": name, _LISTS[kind]: [_part(kind, part, depth - 1) for part in parts]}
     if not isinstance(name, str) or name not in PARTS[kind]:
-        raise _odd(kind, name)
+        raise odd(kind, name)
     for key, item in value.items():
         if key != "type" and not (key in PARTS[kind][name] and PARTS[kind][name][key](item)):
-            raise _odd(f"{kind} {name}", key)
+            raise odd(f"{kind} {name}", key)
     if name == "Replace":
         _refuse_growth(value)
     return dict(value)
+
+
+def _names(kind: str, part: Mapping[str, Any] | None) -> Iterator[str]:
+    """The types of all parts below, sequences left out."""
+    if part is None:
+        return
+    if part["type"] != "Sequence":
+        yield part["type"]
+    for inner in part.get(_LISTS[kind], []):
+        yield from _names(kind, inner)
+
+
+def _refuse_chains(kind: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if name in _ONCE and names.count(name) > 1})
+    if twice:
+        message = f"its {kind} has {twice[0]} more than once; each multiplies what the one before it made."
+        raise refusal("TK-GROWTH", TOKENIZER, f"{message} Save the tokenizer again.")
+    if len(names) > PARTS_IN_ALL:
+        raise refusal("TK-COMPONENT", TOKENIZER, f"its {kind} has {len(names)} parts; read are {PARTS_IN_ALL}.")
 
 
 def _refuse_growth(replace: Mapping[str, Any]) -> None:
@@ -234,17 +287,20 @@ def _refuse_growth(replace: Mapping[str, Any]) -> None:
 
 def _model(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _odd("model", value)
+        raise odd("model", value)
     name = value.get("type", _guess(value))
     if not isinstance(name, str) or name not in MODELS:
-        raise _odd("model", name)
+        raise odd("model", name)
     for key, item in value.items():
         if key in ("type", "vocab") or (key == "merges" and name == "BPE"):
             continue
         if key not in MODELS[name] or not MODELS[name][key](item):
-            raise _odd(f"model {name}", key)
-    fine = _scored(value.get("vocab")) if name == "Unigram" else numbered(value.get("vocab"))
-    if not fine or (name == "BPE" and not _merges(value.get("merges"))):
+            raise odd(f"model {name}", key)
+    fine = scored(value) if name == "Unigram" else numbered(value.get("vocab"))
+    if name in ("WordPiece", "WordLevel") and fine and value.get("unk_token") not in value["vocab"]:
+        message = "unk_token is not in its vocabulary: it would fail at the first unknown word."
+        raise refusal("TK-VOCABULARY", TOKENIZER, f"{message} Save the tokenizer again.")
+    if not fine or (name == "BPE" and not merges(value)):
         raise refusal("TK-VOCABULARY", TOKENIZER, "its vocabulary is damaged. Save the tokenizer again.")
     return {"type": name} | dict(value)
 
@@ -256,57 +312,3 @@ def _guess(model: Mapping[str, Any]) -> str:
     if isinstance(model.get("vocab"), list):
         return "Unigram"
     return "WordPiece" if "max_input_chars_per_word" in model else "WordLevel"
-
-
-def numbered(vocabulary: Any) -> bool:
-    """Tokens to ids 0 ... n-1, each once (a few holes are left by added tokens)."""
-    return (
-        isinstance(vocabulary, dict)
-        and 0 < len(vocabulary) <= VOCABULARY
-        and all(type(number) is int and 0 <= number < VOCABULARY for number in vocabulary.values())
-        and len(set(vocabulary.values())) == len(vocabulary)
-        and all(len(token) <= TOKEN_CHARACTERS for token in vocabulary)
-    )
-
-
-def _scored(vocabulary: Any) -> bool:
-    return (
-        isinstance(vocabulary, list)
-        and 0 < len(vocabulary) <= VOCABULARY
-        and all(
-            isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and len(row[0]) <= TOKEN_CHARACTERS
-            and type(row[1]) in (int, float)
-            for row in vocabulary
-        )
-    )  # fmt: skip
-
-
-def _merges(merges: Any) -> bool:
-    return isinstance(merges, list) and len(merges) <= VOCABULARY and all(
-        isinstance(row, str) or (isinstance(row, list) and len(row) == 2 and all(isinstance(t, str) for t in row))
-        for row in merges
-    )  # fmt: skip
-
-
-def _added(tokens: Any) -> list[dict[str, Any]]:
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    if not isinstance(tokens, list) or len(tokens) > VOCABULARY:
-        raise _odd("tokenizer", "added_tokens")
-    for row in tokens:
-        fine = (
-            isinstance(row, dict)
-            and set(row) <= {"id", "content", *flags}
-            and type(row.get("id")) is int
-            and 0 <= row["id"] < VOCABULARY
-            and isinstance(row.get("content"), str)
-            and 0 < len(row["content"]) <= TOKEN_CHARACTERS
-            and all(_flag(row.get(flag, False)) for flag in flags)
-        )
-        if not fine:
-            raise _odd("tokenizer", "added_tokens")
-    return [{**dict.fromkeys(flags, False), **row} for row in tokens]
-
-
-def _odd(where: str, what: Any) -> Exception:
-    message = f"its {where} has {shown(what)}, which is not on the list of known parts and settings."
-    return refusal("TK-COMPONENT", TOKENIZER, message)

@@ -10,7 +10,7 @@ from app.domain.errors import ModelRefused
 from app.domain.model import Finding
 from app.intake import archives, file_names
 from app.intake.file_names import Kind, classify
-from app.intake.rules import refusal
+from app.intake.rules import MOST_FINDINGS, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,6 @@ def gather(files: Mapping[str, Path]) -> Gathered:
             findings += error.details["findings"]
     if findings:
         first = findings[0]
-        raise ModelRefused(f"{first.file}: {first.message}", findings=tuple(findings))
+        raise ModelRefused(f"{first.file}: {first.message}", findings=tuple(findings[:MOST_FINDINGS]))
     read = {path: files[path] for path, kind in kinds.items() if kind is Kind.READ}
     return Gathered(read, tuple(file_names.ignored(set(files) - set(read))))

@@ -198,7 +198,7 @@ def test_a_layer_that_does_not_exist_stops_the_start() -> None:
 
 
 def test_people_are_told_what_the_sandbox_is() -> None:
-    known = standalone.Service(ROOT, "127.0.0.1", 1, "key", ROOT, 1)
+    known = standalone.Service(ROOT, "127.0.0.1", 1, "key", "pepper", ROOT, 1)
     assert "sandbox   every layer is in force\n" in standalone._block(known, [Confinement()])
     poor = Confinement(missing={"landlock": "not there"})
     assert "untrusted work waits (landlock)" in standalone._block(known, [poor])

@@ -1,15 +1,19 @@
 """How every attack is made: as bytes, against the whole intake, with no library allowed to see what is hostile.
 
-`refused` runs the intake in this process with a bench that fails the test when it is reached. `refused_by_child` goes
+After every case, whatever it was: no canary file, no word at the canary's socket, no process and no temporary file
+that was not there before. `refused` runs the intake in this process with a bench that fails the test when it is reached. `refused_by_child` goes
 through the real sandbox. Both give the rule ids of the refusal; an admission fails the test.
 """
 
 from __future__ import annotations
 
+import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 
 from app.domain.errors import ModelRefused
@@ -88,17 +92,41 @@ def refused(tmp_path: Path) -> Callable[..., set[str]]:
 
 
 @pytest.fixture
-def canary(tmp_path: Path) -> Iterator[Path]:
+def canary(tmp_path: Path) -> Path:
     """A file that must not be there at the end."""
-    file = tmp_path / "canary"
-    yield file
-    assert not file.exists(), "code of the upload was executed"
+    return tmp_path / "canary"
 
 
 @pytest.fixture
-def refused_by_child(tmp_path: Path, canary: Path) -> Callable[[Files | bytes], set[str]]:
+def canary_port() -> Iterator[int]:
+    """A port that nobody may have called at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(
+    tmp_path: Path, canary: Path, canary_port: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """What holds after every case of this folder."""
+    rooms = tmp_path / "temporary"
+    rooms.mkdir()
+    monkeypatch.setenv("TMPDIR", str(rooms))
+    monkeypatch.setattr(tempfile, "tempdir", str(rooms))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    assert not canary.exists(), "code of the upload was executed"
+    assert list(rooms.iterdir()) == []
+    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+
+
+@pytest.fixture
+def refused_by_child(tmp_path: Path) -> Callable[[Files | bytes], set[str]]:
     def run(source: Files | bytes) -> set[str]:
-        limits = sandbox.Limits(wall_seconds=60, memory_bytes=4 * 1024**3, file_bytes=MAX_BYTES)
+        limits = sandbox.Limits(wall_seconds=10, memory_bytes=1024**3, file_bytes=MAX_BYTES)
         asked = order(source, tmp_path)
         paths: dict[str, Any] = {"readable": [tmp_path / "in"], "writable": [asked.work, asked.out]}
         with pytest.raises(ModelRefused) as caught:

@@ -143,7 +143,7 @@ def long_header() -> bytes:
     """A tar whose extended header claims gigabytes."""
     info = tarfile.TarInfo("x")
     info.type, info.size = tarfile.XHDTYPE, 8 << 30
-    return info.tobuf() + bytes(1024)
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
 
 
 SIZES = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkpoint_by_hand import safetensors, tensors
+from tests.checkpoint_by_hand import safetensors, tensors, torch_zip
 
 Refused = Callable[..., set[str]]
 
@@ -70,6 +70,49 @@ FILES = {
     "trailing bytes": (safetensors({"a": row(0, 4)}, bytes(4) + b"MZ"), "ST-OFFSETS"),
     "cut": (safetensors({"a": row(0, 8)}, bytes(4)), "ST-OFFSETS"),
     "shape and bytes differ": (safetensors({"a": row(0, 8, shape=[1])}, bytes(8)), "ST-OFFSETS"),
+    # Numbers that are equal in one language and not in another. Source: RFC 8259 6; serde_json takes none of them.
+    "1.0 as offset": (safetensors('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0.0,4.0]}}', bytes(4)), "ST-OFFSETS"),
+    "4e0 as offset": (safetensors('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4e0]}}', bytes(4)), "ST-OFFSETS"),
+    "1.0 as size": (safetensors('{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}', bytes(4)), "ST-SHAPE"),
+    "-0 as offset": (safetensors('{"a":{"dtype":"F32","shape":[1],"data_offsets":[-0.0,4]}}', bytes(4)), "ST-OFFSETS"),
+    "2**64 as size": (safetensors({"a": row(0, 4, shape=[1 << 64])}, bytes(4)), "ST-SHAPE"),
+    "2**64 + 4 as offset": (safetensors({"a": row(0, 4) | {"data_offsets": [0, (1 << 64) + 4]}}, bytes(4)), "ST-OFFSETS"),
+    "a product that wraps to 1": (safetensors({"a": row(0, 4, shape=[3, 0xAAAAAAAAAAAAAAAB])}, bytes(4)), "ST-SHAPE"),
+    "a negative offset": (safetensors({"a": row(0, 4) | {"data_offsets": [-4, 0]}}, bytes(4)), "ST-OFFSETS"),
+    "three offsets": (safetensors({"a": row(0, 4) | {"data_offsets": [0, 4, 4]}}, bytes(4)), "ST-OFFSETS"),
+    "null as shape": (safetensors({"a": row(0, 4) | {"shape": None}}, bytes(4)), "ST-SHAPE"),
+    # Bytes around the header. Source: the format's description; Trail of Bits, 2023: polyglots.
+    "byte order mark": (safetensors("\ufeff{}"), "ST-HEADER"),
+    "zeros after the header": (struct.pack("<Q", 4) + b"{}\0\0", "ST-HEADER"),
+    "two headers": (safetensors("{}{}"), "ST-HEADER"),
+    "length 0": (bytes(8), "ST-HEADER"),
+    "length 1": (struct.pack("<Q", 1) + b"{", "ST-HEADER"),
+    "length in the other order": (struct.pack(">Q", 2) + b"{}", "ST-HEADER"),
+    "length below zero": (struct.pack("<q", -1) + b"{}", "ST-HEADER"),
+    "a zip": (b"PK\3\4" + bytes(100), "ST-HEADER"),
+    "a pickle": (b"\x80\x02}q\0." + bytes(100), "ST-HEADER"),
+    "UTF-16": (struct.pack("<Q", 6) + "{}".encode("utf-16"), "ST-HEADER"),
+    "half a surrogate": (safetensors('{"\\ud800": {}}'), "ST-HEADER"),
+    # What the library's metadata and names may carry. Source: measured with safetensors 0.8.0.
+    "metadata twice": (safetensors('{"__metadata__":{},"__metadata__":{"a":"b"}}'), "ST-DUPLICATE"),
+    "equal keys in the metadata": (safetensors('{"__metadata__":{"format":"pt","format":"np"}}'), "ST-DUPLICATE"),
+    "metadata of lists": (safetensors({"__metadata__": {"a": ["b"]}}), "ST-HEADER"),
+    "metadata as text": (safetensors({"__metadata__": "x"}), "ST-HEADER"),
+    "escaped equal keys": (safetensors('{"a":' + A + ',"\\u0061":' + A + "}", bytes(4)), "ST-DUPLICATE"),
+    "a letter that looks the same": (safetensors({"clas\u0455ifier": row(0, 4)}, bytes(4)), "ST-NAME"),
+    "a name of blanks": (safetensors({" ": row(0, 4)}, bytes(4)), "ST-NAME"),
+    "an absolute name": (safetensors({"/etc/passwd": row(0, 4)}, bytes(4)), "ST-NAME"),
+    "a name with a line end": (safetensors({"a\n": row(0, 4)}, bytes(4)), "ST-NAME"),
+    "a hidden name": (safetensors({".a": row(0, 4)}, bytes(4)), "ST-NAME"),
+    "a name that is a number": (safetensors({"٣": row(0, 4)}, bytes(4)), "ST-NAME"),
+    "small floats": (safetensors({"a": row(0, 4, dtype="F4")}, bytes(4)), "ST-DTYPE"),
+    "complex": (safetensors({"a": row(0, 8, shape=[1], dtype="C64")}, bytes(8)), "ST-DTYPE"),
+    "unsigned": (safetensors({"a": row(0, 8, shape=[1], dtype="U64")}, bytes(8)), "ST-DTYPE"),
+    "small letters": (safetensors({"a": row(0, 4, dtype="f32")}, bytes(4)), "ST-DTYPE"),
+    "no dtype": (safetensors({"a": row(0, 4, dtype=None)}, bytes(4)), "ST-DTYPE"),
+    "zero bytes hold no number": (safetensors({"a": row(0, 0, shape=[1])}), "ST-OFFSETS"),
+    "an empty tensor within another": (safetensors({"a": row(0, 8), "b": row(4, 4)}, bytes(8)), "ST-OFFSETS"),
+    "empty lists by the million": (safetensors('{"a":[' + "[]," * 2_500_000 + "[]]}"), "ST-HEADER"),
     "too many": (safetensors({f"t{n}": row(0, 0, shape=[0]) for n in range(50_001)}), "ST-COUNT"),
 }  # fmt: skip
 
@@ -93,6 +136,7 @@ def index(**names: str) -> bytes:
     return json.dumps({"weight_map": names}).encode()
 
 
+# Source: weight_map is joined to the folder by transformers; huntr and Hub reports of path traversal by shards.
 INDEXES = {
     "climbs up": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a="../../etc/passwd", b=SHARD_2)},
     "names another file": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a=SHARD_1, b=SHARD_1)},
@@ -100,6 +144,15 @@ INDEXES = {
     "misses a tensor": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a=SHARD_1)},
     "misses a shard": {SHARD_1: ONE, "i": index(a=SHARD_1)},
     "is no map": {SHARD_1: ONE, SHARD_2: TWO, "i": b'{"weight_map": [1]}'},
+    "is absolute": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a="/etc/passwd", b=SHARD_2)},
+    "names a pickle": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a="pytorch_model.bin", b=SHARD_2)},
+    "names a folder": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a="x/" + SHARD_1, b=SHARD_2)},
+    "names by a link": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a="http://127.0.0.1/" + SHARD_1, b=SHARD_2)},
+    "exchanges two": {SHARD_1: ONE, SHARD_2: TWO, "i": index(a=SHARD_2, b=SHARD_1)},
+    "without shards": {"pytorch_model.bin": torch_zip(b"\x80\x02}."), "i": index(a=SHARD_1)},
+    "a shard too many": {SHARD_1: ONE, SHARD_2: TWO, "model-00003-of-00003.safetensors": ONE, "i": index(a=SHARD_1)},
+    "numbers that differ": {SHARD_1: ONE, "model-00002-of-00003.safetensors": TWO, "i": index(a=SHARD_1)},
+    "maps to lists": {SHARD_1: ONE, SHARD_2: TWO, "i": b'{"weight_map": {"a": ["x"]}}'},
     "beside a whole file": {"model.safetensors": ONE, "i": index(a=SHARD_1)},
 }
 

@@ -174,12 +174,22 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_makes_nothing_is_refused(tmp_path: Path) -> None:
     source = make_tiny_checkpoint(tmp_path / "source", "gpt2")
     raw = json.loads((source / "tokenizer.json").read_text())
-    raw["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
-    raw["pre_tokenizer"] = {"type": "CharDelimiterSplit", "delimiter": "xy"}
+    raw["model"] = {"type": "BPE", "vocab": {"[UNK]": 0, "☃": 1}, "merges": []}
+    raw["pre_tokenizer"], raw["post_processor"], raw["added_tokens"] = None, None, []
     (source / "tokenizer.json").write_text(json.dumps(raw))
     with pytest.raises(ModelRefused) as caught:
         admitted(source, tmp_path)
     assert caught.value.details["findings"][0].rule == "TK-FAILS"
+
+
+def test_an_id_that_only_the_template_knows_is_refused(tmp_path: Path) -> None:
+    source = make_tiny_checkpoint(tmp_path / "source")
+    raw = json.loads((source / "tokenizer.json").read_text())
+    raw["post_processor"] = {"type": "BertProcessing", "sep": ["[SEP]", 10**6], "cls": ["[CLS]", 2]}
+    (source / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelRefused) as caught:
+        admitted(source, tmp_path)
+    assert caught.value.details["findings"][0].rule == "TK-VOCABULARY"
 
 
 def test_a_base_model_without_head_is_told_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from app.domain.confinement import LAYERS
 from app.domain.errors import ChildMisspoke, SandboxUnavailable
+from app.domain.identity import DEFAULT_TENANT
 from app.domain.ids import new_id
 from app.domain.job import JobStatus
 from app.domain.manifest import FileEntry, Manifest
@@ -87,7 +88,7 @@ def test_a_model_waits_and_loses_no_attempt(services: Services) -> None:
     model_id = new_id()
     entry = FileEntry("config.json", 2, services.vault.put([b"{}"]).sha256)
     with services.database.begin() as connection:
-        model_rows.create(connection, model_id, "a model", Manifest.of([entry]), {})
+        model_rows.create(connection, DEFAULT_TENANT, model_id, "a model", source=Manifest.of([entry]), metadata={})
     on_a_machine_without("landlock", lambda: inspect_model(services, model_id))
     assert state(services.database, model_id) == (ModelStatus.INSPECTING, 0, 0)
     assert sandbox.allows(frozenset()) is False, "what was found at the start is what counts"
@@ -104,7 +105,7 @@ def test_a_model_waits_and_loses_no_attempt(services: Services) -> None:
 
 def state(database: Engine, model_id: Any) -> tuple[ModelStatus, int, int]:
     with database.connect() as connection:
-        model = model_rows.get(connection, model_id)
+        model = model_rows.get(connection, DEFAULT_TENANT, model_id)
     return model.status, model.attempts, model.token
 
 
@@ -112,13 +113,13 @@ def test_a_job_waits_and_loses_no_attempt(services: Services, make_job: MakeJob)
     job = make_job()
     on_a_machine_without("seccomp", lambda: run_job(services, job.id))
     with services.database.connect() as connection:
-        assert job_rows.get(connection, job.id) == job
+        assert job_rows.get(connection, DEFAULT_TENANT, job.id) == job
     sandbox.probe.cache_clear()
     assert sandbox.allows(frozenset())
     for _ in range(services.settings.max_attempts + 1):
         on_a_machine_without("seccomp", lambda: run_job(services, job.id))
         with services.database.begin() as connection:
-            after = job_rows.get(connection, job.id)
+            after = job_rows.get(connection, DEFAULT_TENANT, job.id)
             connection.exec_driver_sql("UPDATE jobs SET lease_until = NULL")
         assert (after.status, after.attempts) == (JobStatus.QUEUED, 0)
 
