@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from fastapi import Depends, FastAPI
 from starlette.types import Lifespan
 
-from app.api import artifacts, events, failures, health, jobs, models, samples, uploads
+from app.api import artifacts, described, events, failures, health, jobs, models, samples, uploads
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
 from app.api.tus import TusLayer
@@ -62,6 +62,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     app.include_router(health.router)
     for room in (uploads, models, samples, jobs, events, artifacts):
         app.include_router(room.router, prefix="/v1", dependencies=[Depends(authenticate), KEY_DESCRIBED])
+    described.install(app)
     return app
 
 

@@ -19,6 +19,7 @@ from app.api.schemas import JobPage, JobSummary, JobView, MetricPage, MetricView
 from app.domain.errors import BadRequest, Conflict, NotAcceptable
 from app.domain.ids import parse_id
 from app.domain.job import Job, JobStatus
+from app.domain.report import SanitizationReport
 from app.jobs import cancel as ending
 from app.jobs import submit as submitting
 from app.store import event_rows, job_rows
@@ -123,7 +124,7 @@ def show_metrics(
     return JSONResponse(page.model_dump(mode="json"), headers=CACHE)
 
 
-@router.get("/jobs/{job_id}/report")
+@router.get("/jobs/{job_id}/report", response_model=SanitizationReport)
 def show_report(job_id: str, services: ServicesDep, accept: Annotated[str | None, Header()] = None) -> Response:
     """The report of a job that has succeeded."""
     if not conditions.accepts(accept, "application/json"):
