@@ -98,8 +98,8 @@ class BodyCap:
 
 
 def _refuse_ambiguous(request: Request, body: bytes) -> None:
-    """Raises BadRequest for JSON that two readers could read in two ways. What is not JSON at all, the route refuses."""
-    if body[:1] != b"{" or "json" not in request.headers.get("content-type", "").lower():
+    """Raises BadRequest for a body that says it is JSON and that two readers could read in two ways."""
+    if not body or "json" not in request.headers.get("content-type", "").lower():
         return
     try:
         strict_json.parse_object(body, "body")

@@ -22,7 +22,7 @@ NOT_HTTP = "This is not a well-formed HTTP/1.1 request: send one Content-Length 
 
 
 class _OneReading(h11.Connection):
-    """h11, and beside it what RFC 9112 leaves to the server: a request that another server could cut off elsewhere."""
+    """h11, and what RFC 9112 leaves to the server: no request that another server could cut off elsewhere."""
 
     def next_event(self) -> Any:
         event = super().next_event()
@@ -87,10 +87,9 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self._has_begun_to_answer:
-            answer = failures.problem(failures.status_of(error), error.code, error.message)
-            head = h11.Response(
-                status_code=answer.status_code, headers=[*answer.raw_headers, (b"connection", b"close")]
-            )
+            headers = {"Connection": "close"}
+            answer = failures.problem(failures.status_of(error), error.code, error.message, headers)
+            head = h11.Response(status_code=answer.status_code, headers=answer.raw_headers)
             for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

@@ -1,7 +1,7 @@
-"""What the OpenAPI document says where the framework cannot read it off a route: raw bodies, the headers of tus, the
-headers of answers, and answers beside the usual one. `amend` lays it over the document that the framework makes.
+"""What the OpenAPI document says where the framework cannot read it off a route: raw bodies, the headers of tus and
+of answers, and answers beside the usual one. `amend` lays it over the document that the framework makes.
 
-A table by call and not a mark on each route, so that a route reads as what it does. A test holds it against the routes.
+A table by call and not a mark on each route, so that a route reads as what it does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from app.api import tus
 from app.api.samples import MEDIA_TYPES
+from app.domain.job import EventKind
 
 Spec = dict[str, Any]
 
@@ -66,6 +67,17 @@ SAMPLES: Spec = {
     "content": {kind: {"schema": {"type": "string"}, "example": ROWS[form]} for kind, form in MEDIA_TYPES.items()},
 }
 
+# Before OpenAPI 3.2, the schema of a stream is that of each of its events.
+EVENT: Spec = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": [*EventKind, "end"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string", "pattern": _DIGIT},
+        "retry": {"type": "integer"},
+    },
+}
 NOT_CHANGED = {"description": "Not changed."} | _answered("ETag")
 STANDS = _answered("Tus-Resumable", "Upload-Offset", "Upload-Expires")
 MADE = _answered("Location", "Retry-After")
@@ -74,10 +86,6 @@ ONE = {"content": {"application/octet-stream": BYTES}} | _answered("ETag", "Repr
 # By method and path: what is added to the call, and to each of its answers. None takes something away.
 CALLS: Mapping[tuple[str, str], Spec] = {
     ("options", "/v1/uploads"): {"responses": {"204": _answered("Tus-Version")}},
-    ("options", "/v1/uploads/{upload_id}"): {
-        "parameters": [{"name": "upload_id", "in": "path", "required": True, "schema": {"type": "string"}}],
-        "responses": {"204": _answered("Tus-Version")},
-    },
     ("post", "/v1/uploads"): {
         "parameters": [TUS, LENGTH, METADATA, CHECKSUM],
         "requestBody": CHUNK,
@@ -108,7 +116,7 @@ CALLS: Mapping[tuple[str, str], Spec] = {
     ("post", "/v1/jobs/{job_id}/cancel"): {"responses": {"200": {"like": "202", "description": "It is cancelled."}}},
     ("get", "/v1/jobs/{job_id}/events"): {
         "responses": {
-            "200": {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            "200": {"content": {"text/event-stream": {"schema": EVENT}}},
             "204": {"description": "Nothing comes after this event."},
         }
     },
@@ -166,9 +174,8 @@ def _name_id(parameter: Spec) -> None:
     name, where = parameter["name"], parameter["in"]
     if (where == "path" and name.endswith("_id")) or (where == "query" and name in IDS):
         schema = parameter["schema"]
-        for form in schema.get("anyOf", [schema]):
-            if form.get("type") == "string":
-                form |= UUID_TEXT
+        for each in schema.get("anyOf", [schema]):
+            each.update(UUID_TEXT if each.get("type") == "string" else {})
 
 
 def _join_uploads(paths: Spec) -> None:

@@ -119,7 +119,9 @@ def problem(
         "detail": detail,
         "code": code,
     }
-    return Problem(dict(members or {}) | body, status, dict(headers or {}))
+    # Who is too slow has not sent all that was announced: nothing more can be read from that connection.
+    ending = {"Connection": "close"} if status == 408 else {}
+    return Problem(dict(members or {}) | body, status, dict(headers or {}) | ending)
 
 
 async def _lethe_error(_request: Request, error: Exception) -> Response:

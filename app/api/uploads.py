@@ -57,7 +57,7 @@ UploadId = Annotated[UUID, Depends(_upload_id)]
 
 
 @router.options("/uploads", status_code=204)
-@router.options("/uploads/{upload_id}", status_code=204)
+@router.options("/uploads/{upload_id}", status_code=204, include_in_schema=False)
 def describe(services: ServicesDep) -> Response:
     """What of tus is spoken here."""
     return Response(status_code=204, headers=tus.capabilities(services.settings.upload_max_bytes))

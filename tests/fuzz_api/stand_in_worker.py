@@ -1,5 +1,5 @@
-"""A worker without model work: it admits every model and ends every job within a second, through the same doors as the
-real one, so that a fuzzer meets models, jobs, reports and artifacts in every state. It also makes its own supply."""
+"""A worker without model work: it admits every model and ends every job within a second, through the same doors
+as the real one, so that a fuzzer meets models, jobs, reports and artifacts in every state. It makes its own supply."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Known:
     triggered: list[str] = field(default_factory=list)
     clean: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
 
 
 class StandInWorker:
@@ -115,6 +116,8 @@ class StandInWorker:
         if len(known.finished) < STOCK or self._turn % 10 == 0:
             made = self._http.put("/v1/uploads/supply.bin", content=b"some bytes").raise_for_status().json()
             known.finished[:] = [made["id"]] + known.finished[: STOCK - 1]
+        begun = self._http.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "9999"})
+        known.open[:] = [begun.raise_for_status().headers["Location"].rpartition("/")[2]] + known.open[:4]
         known.upload_id[:] = known.finished[-3:]
         self._turn += 1
         with self._database.connect() as connection:

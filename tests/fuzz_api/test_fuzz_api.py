@@ -1,5 +1,5 @@
 """The API against its own description: a slice of a few hundred cases with every test run, or FUZZ_CASES of them
-(`make fuzz-api`). Whatever is sent, no answer is a 5xx or undescribed, and the process neither logs a fault nor grows."""
+(`make fuzz-api`). Whatever is sent, no answer is a 5xx or undescribed; the process neither logs a fault nor grows."""
 
 from __future__ import annotations
 
@@ -90,5 +90,5 @@ def record(tally: campaign.Tally, memory: Memory, seconds: float, faults: list[s
     for call, statuses in sorted(tally.statuses.items()):
         print(f"{call:44} {sum(statuses.values()):6}  {' '.join(f'{s}:{n}' for s, n in sorted(statuses.items()))}")
     print(
-        f"{tally.cases} cases in {seconds:.0f} s; {len(tally.failures)} kinds of failure; memory {found['memory_mib']}"
+        f"{tally.cases} cases in {seconds:.0f} s; {len(tally.failures)} kinds of failure; {found['memory_mib']} MiB"
     )

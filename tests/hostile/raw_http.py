@@ -1,7 +1,8 @@
-"""Requests byte by byte over a socket, where a client library would tidy them up, and the answers read back strictly."""
+"""Requests byte by byte over a socket, where a client library would tidy them up; answers are read back strictly."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterable
@@ -45,10 +46,8 @@ class Wire:
     def exchange(self, data: bytes, methods: Iterable[str] = ()) -> list[Answer]:
         """Send all of it, and read answers until the server closes. `methods`: of the requests, where one is HEAD."""
         with self.connect() as connection:
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may close before the end
                 connection.sendall(data)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
             found = parse(everything(connection), list(methods))
         self.answers += found
         return found
@@ -56,7 +55,9 @@ class Wire:
     def one(self, head: str, *lines: str, body: bytes = b"", framed: bool = True) -> Answer:
         """One well-framed request with the key. Lines are sent as Latin-1."""
         length = [f"Content-Length: {len(body)}"] if framed and (body or not head.startswith("GET")) else []
-        found = self.exchange(request(head, "Connection: close", *length, *lines, body=body), [head.split(" ")[0]])
+        found = self.exchange(
+            request(head, "Connection: close", *length, *lines, body=body), [head.partition(" ")[0]]
+        )
         assert len(found) == 1, found
         return found[0]
 

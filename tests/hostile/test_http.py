@@ -1,5 +1,5 @@
-"""Attacks on how a request is framed and read, byte by byte. In all of them a request that is hidden in another one is
-never answered as one of its own, nothing is a 5xx, and the API goes on (see `unhurt` in conftest.py)."""
+"""Attacks on how a request is framed and read, byte by byte. In all of them a request that is hidden in another one
+is never answered as one of its own, nothing is a 5xx, and the API goes on (see `unhurt` in conftest.py)."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_content_length_that_is_no_number(wire: Wire, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["f" * 17, "f" * 400, "-1", "+2", "0x2", "1_0", "g", " 2", "", "2 2", "\u0662".encode().decode("latin-1")]
+    "size", ["f" * 400, "-1", "+2", "0x2", "1_0", "g", " 2", "", "2 2", "\u0662".encode().decode("latin-1")]
 )
 def test_chunk_size_that_is_no_number(wire: Wire, size: str) -> None:
     """Overflow and lenient reading of a chunk's size: CVE-2013-2028, CVE-2019-20372, CVE-2024-6827."""
@@ -108,13 +108,19 @@ def test_chunk_size_that_is_no_number(wire: Wire, size: str) -> None:
     only_refused(answers)
 
 
+def test_chunk_size_beyond_all_bounds(hasty: Wire) -> None:
+    """A size past 64 bits swallows what follows, and runs into the deadline: CVE-2013-2028; CWE-190."""
+    answers = hasty.exchange(request("POST /v1/jobs", JSON, CHUNKED, body=b"f" * 17 + b"\r\n{}" + SMUGGLED) + LAST)
+    assert [answer.status for answer in answers] == [408]
+
+
 def test_chunk_data_longer_than_its_size(wire: Wire) -> None:
     """What stands between a chunk and its end must be CR LF: CVE-2025-43859, in this very parser."""
     body = b"2\r\n{}XX" + EMPTY + SMUGGLED
     only_refused(wire.exchange(request("POST /v1/jobs", JSON, CHUNKED, body=body) + LAST))
 
 
-@pytest.mark.parametrize("extension", [b";" + b"a" * 100_000, b";a=" + b"b" * 100_000])
+@pytest.mark.parametrize("extension", [b";" + b"a" * 2_000_000, b";a=" + b"b" * 2_000_000])
 def test_bomb_of_chunk_extensions(wire: Wire, extension: bytes) -> None:
     """Extensions are no body, so no cap on bodies counts them: CVE-2023-39326, CVE-2024-22019."""
     answers = wire.exchange(
@@ -192,7 +198,7 @@ def test_bare_line_feeds(wire: Wire) -> None:
     assert [answer.status for answer in answers] == [422, 200]
 
 
-@pytest.mark.parametrize("value", ["a\x00b", "a\rb", "a\r\rb", "\x01", "a\x7f\x00"])
+@pytest.mark.parametrize("value", ["a\x00b", "a\rb", "a\r\rb", "a\x7f\x00"])
 def test_control_characters_in_a_header(wire: Wire, value: str) -> None:
     """NUL and bare CR in a value: RFC 9110, section 5.5; CVE-2021-22959; CWE-93."""
     only_refused(wire.exchange(request("GET /v1/jobs", f"X: {value}") + LAST))
@@ -281,8 +287,8 @@ def test_expectation_is_met_only_where_the_body_is_wanted(wire: Wire) -> None:
 
 def test_expectation_without_a_key(wire: Wire) -> None:
     """Nobody is asked to go on who may not: CWE-770."""
-    head = b"PUT /v1/uploads/a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\nConnection: close\r\n\r\n"
-    assert [answer.status for answer in wire.exchange(head)] == [401]
+    lines = b"Host: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\nConnection: close\r\n\r\n"
+    assert [answer.status for answer in wire.exchange(b"PUT /v1/uploads/a HTTP/1.1\r\n" + lines)] == [401]
 
 
 @pytest.mark.parametrize("value", ["200-ok", "100-continue, x", "\xff", "100-continue" * 500])
@@ -457,7 +463,7 @@ def test_targets_that_are_no_path(wire: Wire, target: str) -> None:
 )
 def test_paths_that_climb(wire: Wire, path: str) -> None:
     """Traversal by dots, slashes, NUL, overlong UTF-8 and double encoding: CWE-22, CWE-158; CVE-2021-41773."""
-    assert wire.one(f"PUT /v1/uploads/{path}", body=b"x").status in (400, 404)
+    assert wire.one(f"PUT /v1/uploads/{path}", body=b"x").status in (400, 404, 405)
     assert 400 <= wire.one(f"GET /v1/jobs/{path}").status < 500
     answer = wire.one(f"GET /v1/jobs/019ab1c2-0000-7000-8000-000000000000/artifacts/{path}")
     assert answer.problem["code"] == "not-found"
