@@ -45,6 +45,10 @@ bench-efficacy: $(BENCH)  ## compare the methods against the attacks (DATA=folde
 		$(if $(ATTACKS),--attacks "$(ATTACKS)") $(if $(SEEDS),--seeds "$(SEEDS)") \
 		$(if $(METHODS),--methods "$(METHODS)") $(if $(DEVICE),--device "$(DEVICE)")
 
+FUZZ_CASES ?= 20000
+fuzz-api: $(INSTALLED)  ## send the API cases made from its own description (FUZZ_CASES=20000)
+	@FUZZ_CASES="$(FUZZ_CASES)" $(RUN) pytest -q -s tests/fuzz_api
+
 migrate: $(INSTALLED)  ## bring the database of DATABASE_URL up to date
 	@test -n "$${DATABASE_URL:-}" || { echo "set DATABASE_URL=postgresql://user:password@host/name"; exit 2; }
 	@$(BIN)/alembic -c migrations/alembic.ini upgrade head
@@ -71,4 +75,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test check lint bench bench-efficacy migrate clean
+.PHONY: help demo up test check lint bench bench-efficacy fuzz-api migrate clean

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-WORDS = ("help", "demo", "up", "test", "lint", "check", "bench", "bench-efficacy", "migrate", "clean")
+WORDS = ("help", "demo", "up", "test", "lint", "check", "bench", "bench-efficacy", "fuzz-api", "migrate", "clean")
 
 
 def test_help_names_every_word_in_one_line() -> None:

@@ -1,5 +1,5 @@
 """A worker without model work: it admits every model and ends every job within a second, through the same doors
-as the real one, so that a fuzzer meets models, jobs, reports and artifacts in every state. It makes its own supply."""
+as the real one, so that a fuzzer meets models, jobs, reports and artifacts in every state. It makes its supply."""
 
 from __future__ import annotations
 
