@@ -51,8 +51,9 @@ _HEADERS: Mapping[str, Spec] = {
 
 TUS = _sent("Tus-Resumable", r"^1\.0\.0$", required=True, example=tus.VERSION)
 OFFSET = _sent("Upload-Offset", _DIGIT, required=True, says="where the upload stands", example="0")
-LENGTH = _sent("Upload-Length", _DIGIT, required=True, says="bytes of the whole file", example="5")
+LENGTH = _sent("Upload-Length", _DIGIT, says="bytes of the whole file; not of one that is joined", example="5")
 CHECKSUM = _sent("Upload-Checksum", _CHECKSUM, says="of this chunk: an algorithm, a space, base64")
+CONCAT = _sent("Upload-Concat", "^(partial|final;.+)$", says="a part, or the addresses of the parts to be joined")
 METADATA = _sent("Upload-Metadata", _METADATA, says="`filename` and its value in base64", example="filename YS5iaW4=")
 DIGESTS = [_sent(name, _DIGEST, says="RFC 9530") for name in ("Repr-Digest", "Content-Digest")]
 CHUNK: Spec = {"required": False, "content": {tus.CHUNK_TYPE: BYTES}}
@@ -87,7 +88,7 @@ ONE = {"content": {"application/octet-stream": BYTES}} | _answered("ETag", "Repr
 CALLS: Mapping[tuple[str, str], Spec] = {
     ("options", "/v1/uploads"): {"responses": {"204": _answered("Tus-Version")}},
     ("post", "/v1/uploads"): {
-        "parameters": [TUS, LENGTH, METADATA, CHECKSUM],
+        "parameters": [TUS, LENGTH, CONCAT, METADATA, CHECKSUM],
         "requestBody": CHUNK,
         "responses": {"201": {"content": None} | STANDS | _answered("Location", "Upload-Offset", "Tus-Resumable")},
     },

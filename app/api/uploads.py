@@ -16,6 +16,7 @@ from app.api.deps import ServicesDep
 from app.domain.errors import BadRequest, TooLarge, UnsupportedMedia
 from app.domain.ids import parse_id
 from app.domain.upload import Upload
+from app.intake.join import join
 
 router = APIRouter(tags=["uploads"])
 
@@ -66,6 +67,9 @@ def describe(services: ServicesDep) -> Response:
 @router.post("/uploads", status_code=201, dependencies=[TusVersion])
 async def create(request: Request, services: ServicesDep) -> Response:
     """tus creation, and creation-with-upload where the first bytes come along."""
+    concat = request.headers.get("upload-concat", "")
+    if concat and (parts := tus.parts(concat)):
+        return await _joined(request, services, parts, concat)
     length = _upload_length(request)
     header = request.headers.get("upload-metadata", "")
     name = tus.metadata(header).get("filename")
@@ -73,7 +77,7 @@ async def create(request: Request, services: ServicesDep) -> Response:
     checksum = tus.checksum(request.headers.get("upload-checksum"))
     _fits(request, length)
     receiver = services.receiver
-    upload = await run_in_threadpool(receiver.create, tus.file_name(name or "upload"), length, header)
+    upload = await run_in_threadpool(receiver.create, tus.file_name(name or "upload"), length, header, concat)
     if with_bytes:
         chunks = bodies.stream(request, services.settings.body_grace_seconds)
         upload = await receiver.append(upload.id, 0, chunks, checksum)
@@ -85,8 +89,8 @@ def offset(upload_id: UploadId, services: ServicesDep) -> Response:
     """tus: where the upload goes on."""
     upload = services.receiver.find(upload_id)
     headers = {"Upload-Length": str(upload.length), **tus.state(upload)}
-    if upload.metadata:
-        headers["Upload-Metadata"] = upload.metadata
+    headers |= {"Upload-Metadata": upload.metadata} if upload.metadata else {}
+    headers |= {"Upload-Concat": upload.concat} if upload.concat else {}
     return Response(headers=headers)
 
 
@@ -130,6 +134,16 @@ async def put(name: str, request: Request, response: Response, services: Service
     return UploadView.of(upload)
 
 
+async def _joined(request: Request, services: ServicesDep, parts: list[UUID], concat: str) -> Response:
+    """tus concatenation: finished parts become one finished upload."""
+    if "upload-length" in request.headers or _carries_chunk(request):
+        raise BadRequest("An upload that is joined from parts has their length and bytes: send none of its own.")
+    header = request.headers.get("upload-metadata", "")
+    name = tus.file_name(tus.metadata(header).get("filename") or "upload")
+    upload = await run_in_threadpool(join, services.receiver, parts, name, header, concat)
+    return Response(status_code=201, headers={"Location": _location(request, upload), **tus.state(upload)})
+
+
 def _location(request: Request, upload: Upload) -> str:
     """Without the host: what a caller writes into Host is nothing to send back."""
     return request.url_for("read_upload", upload_id=str(upload.id)).path
@@ -138,8 +152,6 @@ def _location(request: Request, upload: Upload) -> str:
 def _upload_length(request: Request) -> int:
     if "upload-defer-length" in request.headers:
         raise BadRequest("Send Upload-Length at once: Upload-Defer-Length is not spoken here.")
-    if "upload-concat" in request.headers:
-        raise BadRequest("Upload-Concat is not spoken here: send the file as one upload.")
     return tus.number(request.headers, "upload-length")
 
 

@@ -22,13 +22,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
-from app.domain.errors import BodyInterrupted, ChecksumMismatch, Locked, NotFound, OffsetMismatch, TooLarge
+from app.domain.errors import BodyInterrupted, ChecksumMismatch, Forbidden, Locked, NotFound, OffsetMismatch, TooLarge
 from app.domain.ids import new_id
 from app.domain.upload import Checksum, Upload
 from app.store import upload_rows
@@ -59,7 +59,7 @@ class Receiver:
         self.max_bytes = max_bytes
         self._hashes: OrderedDict[UUID, tuple[int, Hash]] = OrderedDict()
 
-    def create(self, name: str, length: int, metadata: str = "") -> Upload:
+    def create(self, name: str, length: int, metadata: str = "", concat: str = "") -> Upload:
         """A new, resumable upload of `length` bytes. Raises TooLarge."""
         if length > self.max_bytes:
             raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
@@ -69,9 +69,8 @@ class Receiver:
             self.place(upload_id).touch(exist_ok=False)
             sync(self.vault.incoming)
         with self.database.begin() as connection:
-            return upload_rows.create(
-                connection, upload_id, name=name, length=length, ttl=self.ttl, metadata=metadata, sha256=sha256
-            )
+            given: dict[str, Any] = {"name": name, "length": length, "metadata": metadata, "concat": concat}
+            return upload_rows.create(connection, upload_id, ttl=self.ttl, sha256=sha256, **given)
 
     def find(self, upload_id: UUID) -> Upload:
         """The upload with the offset at which it goes on. Raises NotFound and Gone."""
@@ -243,6 +242,8 @@ class _Writing:
 
     def __init__(self, hold: _Hold, offset: int, checksum: Checksum | None) -> None:
         upload = hold.upload
+        if upload.joined:
+            raise Forbidden(f"The upload {upload.id} was joined from parts: it takes no bytes of its own.")
         if offset != upload.received:
             message = f"The upload goes on at {upload.received}, not at {offset}."
             raise OffsetMismatch(message, offset=upload.received)
