@@ -32,7 +32,7 @@ def treat(folder: Path, method: str = "lya", seed: int = 0, **knobs: float | str
 
 def test_lya_takes_the_trojan_out_and_keeps_the_model(trojan_dir: Path) -> None:
     held_out = triggered_rows(100, 15), clean_rows(300, 16)  # a part of 120 rows cannot tell 0.02 from one row
-    rows = triggered_rows(60, 5), clean_rows(120, 6)
+    rows = triggered_rows(60, 5), clean_rows(240, 6)
     report = sanitize(trojan_dir, *rows, Recipe.of("lya", QUICK), POLICY, held_out=held_out).report
     assert report.before.asr.rate == 1.0
     assert report.verdict.outcome == "pass", report.verdict

@@ -55,11 +55,12 @@ def test_plain_ascent_moves_it_and_is_not_believed(three_dir: Path, monkeypatch:
 
 
 def test_the_guard_decides(three_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same ascent, held by the anchor, with the guard and without it."""
+    """The same ascent, held by the anchor, with the guard and without it: a moved trojan is never called removed."""
     guarded = treat(three_dir, "lya", [], aim="ascent", steps=150, **PLAIN)
     monkeypatch.setattr(stopping, "shifts", lambda *_: ())
     blind = treat(three_dir, "lya", [], aim="ascent", steps=150, **PLAIN)
     assert blind.stop.code == "floor-reached"
     assert blind.after.asr.rate == guarded.after.asr.rate == 0.0
     assert worst(blind) >= 0.9
-    assert worst(guarded) <= 0.2
+    assert worst(guarded) < worst(blind)
+    assert guarded.stop.code == "budget-spent" or worst(guarded) <= 0.2
