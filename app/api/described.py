@@ -20,9 +20,9 @@ Spec = dict[str, Any]
 UUID_TEXT: Spec = {"type": "string", "format": "uuid"}
 BYTES: Spec = {"schema": {"type": "string", "format": "binary"}}
 _DIGIT = r"^[0-9]{1,18}$"
-_DIGEST = r"^[a-z0-9.-]+=:[A-Za-z0-9+/=]*:( *, *[a-z0-9.-]+=:[A-Za-z0-9+/=]*:)*$"
+_DIGEST = r"^M([ \t]*,[ \t]*M)*$".replace("M", r"[a-z*][a-z0-9_.*-]*=:[A-Za-z0-9+/=]*:")
 _CHECKSUM = rf"^({'|'.join(tus.ALGORITHMS)}) [A-Za-z0-9+/]+=*$"
-_METADATA = r"^[A-Za-z_]+ [A-Za-z0-9+/]*=*$"
+_METADATA = r"^(P *(, *P *)*)?$".replace("P", r"[!-+\--~]+( [A-Za-z0-9+/]*=*)?")
 
 
 def _sent(name: str, pattern: str, *, required: bool = False, says: str = "", example: str | None = None) -> Spec:
@@ -53,7 +53,7 @@ TUS = _sent("Tus-Resumable", r"^1\.0\.0$", required=True, example=tus.VERSION)
 OFFSET = _sent("Upload-Offset", _DIGIT, required=True, says="where the upload stands", example="0")
 LENGTH = _sent("Upload-Length", _DIGIT, says="bytes of the whole file; not of one that is joined", example="5")
 CHECKSUM = _sent("Upload-Checksum", _CHECKSUM, says="of this chunk: an algorithm, a space, base64")
-CONCAT = _sent("Upload-Concat", "^(partial|final;.+)$", says="a part, or the addresses of the parts to be joined")
+CONCAT = _sent("Upload-Concat", "^(partial|final;.+)?$", says="a part, or the addresses of the parts to be joined")
 METADATA = _sent("Upload-Metadata", _METADATA, says="`filename` and its value in base64", example="filename YS5iaW4=")
 DIGESTS = [_sent(name, _DIGEST, says="RFC 9530") for name in ("Repr-Digest", "Content-Digest")]
 CHUNK: Spec = {"required": False, "content": {tus.CHUNK_TYPE: BYTES}}
@@ -184,5 +184,5 @@ def _join_uploads(paths: Spec) -> None:
     put = paths.pop("/v1/uploads/{name}")["put"]
     named = next(parameter for parameter in put["parameters"] if parameter["in"] == "path")
     named |= {"name": "upload_id", "description": "the file's name"}
-    named["schema"] = {"type": "string", "pattern": "^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", "maxLength": 255}
+    named["schema"] = {"type": "string", "pattern": f"^{tus.NAME.pattern}$", "maxLength": tus.NAME_MAX}
     paths["/v1/uploads/{upload_id}"]["put"] = put

@@ -26,8 +26,8 @@ PARTS_MAX = 500
 DIGEST_FIELDS = {"sha-256": "sha256", "sha-512": "sha512"}
 
 _NAME_PART = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._+=@()-](?:[A-Za-z0-9._+=@() -]*[A-Za-z0-9._+=@()-])?"
-_NAME = re.compile(rf"{_NAME_PART}(?:/{_NAME_PART})*")
-_NAME_MAX = 255
+NAME = re.compile(rf"{_NAME_PART}(?:/{_NAME_PART})*")
+NAME_MAX = 255
 # Clients may name a part by its whole address: what stands before the path is not looked at, and nothing is fetched.
 _PART = re.compile(r"(?:https?://[^/ ]+)?/v1/uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _OVERRIDABLE = {"POST"}
@@ -130,9 +130,9 @@ def parts(concat: str) -> list[UUID]:
 
 def file_name(text: str) -> str:
     """A relative path with plain parts: what a file may be called here."""
-    if len(text) > _NAME_MAX or not _NAME.fullmatch(text):
+    if len(text) > NAME_MAX or not NAME.fullmatch(text):
         raise BadRequest(
-            f"A file name has at most {_NAME_MAX} characters, of A-Z a-z 0-9 . _ + = @ ( ) - and inner spaces, with "
+            f"A file name has at most {NAME_MAX} characters, of A-Z a-z 0-9 . _ + = @ ( ) - and inner spaces, with "
             "'/' between its parts and no part '.' or '..'. Rename the file."
         )
     return text
