@@ -151,6 +151,9 @@ def _name_what_is_there(case: Any, known: Known, draw: random.Random) -> None:
         case.path_parameters["upload_id"] = draw.choice(known.upload_id)
     if "path" in case.path_parameters:
         case.path_parameters["path"] = "model.safetensors"
+        case.headers["Range"] = draw.choice(["bytes=0-3", "bytes=-5", "bytes=99-", "bytes=0-"])
+    if "If-None-Match" in case.headers:
+        case.headers["If-None-Match"] = draw.choice(["*", '"1.1", "1.8"'])
     if case.method == "PATCH" and known.open:
         case.path_parameters["upload_id"] = draw.choice(known.open)
         case.headers.update({"Upload-Offset": "0", "Tus-Resumable": tus.VERSION})
