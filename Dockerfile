@@ -41,7 +41,7 @@ USER lethe
 EXPOSE 8420
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8420/readyz', timeout=4)"]
-CMD ["python", "-m", "uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8420", "--no-access-log"]
+CMD ["python", "-m", "app.server", "--host", "0.0.0.0"]
 
 # Its sandbox needs no privilege, but a kernel with Landlock: docs/threat-model.md, "What a container needs".
 FROM runtime AS worker

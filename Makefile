@@ -44,6 +44,9 @@ test-hostile: $(INSTALLED)  ## every known attack on the intake, one case each
 fuzz: $(FUZZ)  ## mutants of every file format before the readers (FUZZ_SECONDS=120); report in var/fuzz/
 	@$(RUN) tests.fuzz
 
+fuzz-api: $(INSTALLED)  ## send the API cases made from its own description (FUZZ_CASES=20000)
+	@FUZZ_CASES="$(FUZZ_CASES)" $(RUN) pytest -q -s tests/fuzz_api
+
 bench: $(BENCH)  ## measure: the demo on SST-2, beside fine-tuning and plain ascent (DATA=folder)
 	@test -n "$(DATA)" || { echo "make bench DATA=folder with train.tsv, dev.tsv and test.tsv of SST-2"; exit 2; }
 	@$(RUN) benchmarks.demo --data "$(DATA)"
@@ -53,6 +56,7 @@ bench-efficacy: $(BENCH)  ## compare the methods against the attacks (DATA=folde
 		$(if $(ATTACKS),--attacks "$(ATTACKS)") $(if $(SEEDS),--seeds "$(SEEDS)") \
 		$(if $(METHODS),--methods "$(METHODS)") $(if $(DEVICE),--device "$(DEVICE)")
 
+FUZZ_CASES ?= 20000
 migrate: $(INSTALLED)  ## bring the database of DATABASE_URL up to date
 	@test -n "$${DATABASE_URL:-}" || { echo "set DATABASE_URL=postgresql://user:password@host/name"; exit 2; }
 	@$(BIN)/alembic -c migrations/alembic.ini upgrade head
@@ -95,4 +99,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test test-hostile fuzz check lint bench bench-efficacy migrate constraints lock clean
+.PHONY: help demo up test test-hostile fuzz fuzz-api check lint bench bench-efficacy migrate constraints lock clean

@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
 from app import logs
-from app.api import artifacts, events, failures, health, jobs, keys, models, samples, uploads
+from app.api import artifacts, described, events, failures, health, jobs, keys, models, samples, uploads
 from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
@@ -93,6 +93,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     for room in (uploads, models, samples, jobs, events, artifacts, keys):
         app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     describe(app)
+    described.install(app)
     return app
 
 

@@ -72,6 +72,7 @@ class Settings(InspectionSettings):
     samples_max_rows: int = Field(default=200_000, gt=0)
     body_max_bytes: int = Field(default=1 * MIB, gt=0, description="for JSON bodies")
     body_grace_seconds: float = Field(default=30, gt=0, description="a body that pauses for longer is given up")
+    head_grace_seconds: float = Field(default=30, gt=0, description="a request's head that takes longer is given up")
 
     lease_seconds: float = Field(
         default=30,

@@ -287,9 +287,8 @@ def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program
     """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job loses nothing:
     its lease ends and the job goes on at the next start."""
     listen = ("--host", service.host, "--port", str(service.port))
-    quiet = ("--no-access-log", "--timeout-graceful-shutdown", "3")
     keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper}
-    yield _python("api", "uvicorn", "app.main:create_app", "--factory", *listen, *quiet, environment=keyed)
+    yield _python("api", "app.server", *listen, environment=keyed)
     celery = ("celery", "-A", "workers.celery_app", "--quiet")
     alone = ("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat")
     slots = {"LETHE_WORKER_SLOTS": str(service.worker_slots)}

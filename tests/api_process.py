@@ -42,8 +42,8 @@ class ApiProcess:
 
     def start(self) -> None:
         """Returns once /livez answers."""
-        command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), "--no-access-log"]
+        command = [sys.executable, "-m", "app.server"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
         settings = {
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.failures import problem, status_of
-from app.domain.errors import BodyInterrupted, LetheError, TooLarge, UnsupportedMedia
+from app.domain.errors import BadRequest, BodyInterrupted, LetheError, ModelRefused, TooLarge, UnsupportedMedia
+from app.intake import strict_json
 
 # Each so many bytes earn the sender a second of our waiting.
 BYTES_PER_SECOND = 4096
@@ -73,7 +74,9 @@ class BodyCap:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read(Request(scope, receive))
+            request = Request(scope, receive)
+            body = await self._read(request)
+            _refuse_ambiguous(request, body)
         except LetheError as error:
             await problem(status_of(error), error.code, error.message, members=error.details)(scope, receive, send)
             return
@@ -92,6 +95,16 @@ class BodyCap:
             if len(body) > self._limit:
                 raise refusal
         return bytes(body)
+
+
+def _refuse_ambiguous(request: Request, body: bytes) -> None:
+    """Raises BadRequest for a body that says it is JSON and that two readers could read in two ways."""
+    if not body or "json" not in request.headers.get("content-type", "").lower():
+        return
+    try:
+        strict_json.parse_object(body, "body")
+    except ModelRefused as error:
+        raise BadRequest(f"The body is not strict JSON in UTF-8. {error.message}") from None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

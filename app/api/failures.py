@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -68,6 +68,14 @@ class Problem(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
+def _tree(kind: type[errors.LetheError]) -> Iterator[type[errors.LetheError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
+
+
+# Those of the error tree, and the framework's own refusals.
+CODES = sorted({kind.code for kind in _tree(errors.LetheError)} | {"invalid-request", "method-not-allowed"})
 # Any error, as the OpenAPI document tells it.
 DESCRIBED: dict[str, Any] = {
     "description": "A problem (RFC 9457): `detail` says what to do, `code` is stable for programs.",
@@ -77,11 +85,11 @@ DESCRIBED: dict[str, Any] = {
                 "type": "object",
                 "required": ["type", "title", "status", "detail", "code"],
                 "properties": {
-                    "type": {"type": "string", "format": "uri"},
+                    "type": {"type": "string", "pattern": "^urn:lethe:problem:[a-z-]+$"},
                     "title": {"type": "string"},
-                    "status": {"type": "integer"},
+                    "status": {"type": "integer", "minimum": 400, "maximum": 599},
                     "detail": {"type": "string"},
-                    "code": {"type": "string"},
+                    "code": {"enum": CODES},
                 },
             }
         }
@@ -111,7 +119,9 @@ def problem(
         "detail": detail,
         "code": code,
     }
-    return Problem(dict(members or {}) | body, status, dict(headers or {}))
+    # Who is too slow has not sent all that was announced: nothing more can be read from that connection.
+    ending = {"Connection": "close"} if status == 408 else {}
+    return Problem(dict(members or {}) | body, status, dict(headers or {}) | ending)
 
 
 async def _lethe_error(_request: Request, error: Exception) -> Response:

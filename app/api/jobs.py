@@ -21,6 +21,7 @@ from app.domain.errors import BadRequest, Conflict, NotAcceptable
 from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.job import Job, JobStatus
+from app.domain.report import SanitizationReport
 from app.jobs import cancel as ending
 from app.jobs import submit as submitting
 from app.store import event_rows, job_rows
@@ -137,7 +138,7 @@ def show_metrics(
     return JSONResponse(page.model_dump(mode="json"), headers=CACHE)
 
 
-@router.get("/jobs/{job_id}/report", dependencies=[READERS])
+@router.get("/jobs/{job_id}/report", response_model=SanitizationReport, dependencies=[READERS])
 def show_report(
     job_id: str, caller: CallerDep, services: ServicesDep, accept: Annotated[str | None, Header()] = None
 ) -> Response:

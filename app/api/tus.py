@@ -8,24 +8,28 @@ import binascii
 import re
 from collections.abc import Mapping
 from email.utils import format_datetime
+from uuid import UUID
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.domain.errors import BadRequest, PreconditionFailed
-from app.domain.upload import Checksum, Upload
+from app.domain.upload import FINAL, PARTIAL, Checksum, Upload
 
 VERSION = "1.0.0"
-EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
+EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum,concatenation"
 ALGORITHMS = ("sha1", "sha256")
 CHUNK_TYPE = "application/offset+octet-stream"
 METADATA_MAX = 8192
+PARTS_MAX = 500
 # RFC 9530 names the algorithms in its own way; these two are the registry's secure ones.
 DIGEST_FIELDS = {"sha-256": "sha256", "sha-512": "sha512"}
 
 _NAME_PART = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._+=@()-](?:[A-Za-z0-9._+=@() -]*[A-Za-z0-9._+=@()-])?"
-_NAME = re.compile(rf"{_NAME_PART}(?:/{_NAME_PART})*")
-_NAME_MAX = 255
+NAME = re.compile(rf"{_NAME_PART}(?:/{_NAME_PART})*")
+NAME_MAX = 255
+# Clients may name a part by its whole address: what stands before the path is not looked at, and nothing is fetched.
+_PART = re.compile(r"(?:https?://[^/ ]+)?/v1/uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _OVERRIDABLE = {"POST"}
 _OVERRIDES = {"PATCH", "DELETE", "HEAD"}
 
@@ -110,11 +114,25 @@ def metadata(text: str) -> Mapping[str, str]:
     return found
 
 
+def parts(concat: str) -> list[UUID]:
+    """Upload-Concat: none for 'partial', and those of 'final;/v1/uploads/a /v1/uploads/b'."""
+    if concat == PARTIAL:
+        return []
+    found = [_PART.fullmatch(part) for part in concat.removeprefix(FINAL).split(" ")]
+    each = [match[1] for match in found if match]
+    if not concat.startswith(FINAL) or len(found) > PARTS_MAX or len(set(each)) < len(found):
+        raise BadRequest(
+            f"Upload-Concat is 'partial', or 'final;' and the addresses of 1 to {PARTS_MAX} parts, each once: "
+            "final;/v1/uploads/{id} /v1/uploads/{id}."
+        )
+    return [UUID(part) for part in each]
+
+
 def file_name(text: str) -> str:
     """A relative path with plain parts: what a file may be called here."""
-    if len(text) > _NAME_MAX or not _NAME.fullmatch(text):
+    if len(text) > NAME_MAX or not NAME.fullmatch(text):
         raise BadRequest(
-            f"A file name has at most {_NAME_MAX} characters, of A-Z a-z 0-9 . _ + = @ ( ) - and inner spaces, with "
+            f"A file name has at most {NAME_MAX} characters, of A-Z a-z 0-9 . _ + = @ ( ) - and inner spaces, with "
             "'/' between its parts and no part '.' or '..'. Rename the file."
         )
     return text

@@ -13,11 +13,12 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api import bodies, tus
 from app.api.access import needs
-from app.api.deps import CallerDep, ServicesDep
+from app.api.deps import CallerDep, Services, ServicesDep
 from app.domain.errors import BadRequest, TooLarge, UnsupportedMedia
-from app.domain.identity import Scope
+from app.domain.identity import Caller, Scope
 from app.domain.ids import parse_id
 from app.domain.upload import Upload
+from app.intake.join import join
 
 router = APIRouter(tags=["uploads"], dependencies=[needs(Scope.MODELS_WRITE)])
 
@@ -68,6 +69,9 @@ def describe(services: ServicesDep) -> Response:
 @router.post("/uploads", status_code=201, dependencies=[TusVersion])
 async def create(request: Request, caller: CallerDep, services: ServicesDep) -> Response:
     """tus creation, and creation-with-upload where the first bytes come along."""
+    concat = request.headers.get("upload-concat", "")
+    if concat and (parts := tus.parts(concat)):
+        return await _joined(request, caller, services, parts, concat)
     length = _upload_length(request)
     header = request.headers.get("upload-metadata", "")
     name = tus.metadata(header).get("filename")
@@ -76,7 +80,7 @@ async def create(request: Request, caller: CallerDep, services: ServicesDep) -> 
     _fits(request, length)
     receiver = services.receiver
     checked = tus.file_name(name or "upload")
-    upload = await run_in_threadpool(receiver.create, caller, checked, length, header)
+    upload = await run_in_threadpool(receiver.create, caller, checked, length, header, concat)
     if with_bytes:
         chunks = bodies.stream(request, services.settings.body_grace_seconds)
         upload = await receiver.append(caller, upload.id, 0, chunks, checksum)
@@ -88,8 +92,8 @@ def offset(upload_id: UploadId, caller: CallerDep, services: ServicesDep) -> Res
     """tus: where the upload goes on."""
     upload = services.receiver.find(caller, upload_id)
     headers = {"Upload-Length": str(upload.length), **tus.state(upload)}
-    if upload.metadata:
-        headers["Upload-Metadata"] = upload.metadata
+    headers |= {"Upload-Metadata": upload.metadata} if upload.metadata else {}
+    headers |= {"Upload-Concat": upload.concat} if upload.concat else {}
     return Response(headers=headers)
 
 
@@ -135,6 +139,17 @@ async def put(
     return UploadView.of(upload)
 
 
+async def _joined(request: Request, caller: Caller, services: Services, parts: list[UUID], concat: str) -> Response:
+    """tus concatenation: finished parts become one finished upload."""
+    if "upload-length" in request.headers or _carries_chunk(request):
+        raise BadRequest("An upload that is joined from parts has their length and bytes: send none of its own.")
+    header = request.headers.get("upload-metadata", "")
+    name = tus.file_name(tus.metadata(header).get("filename") or "upload")
+    given = {"name": name, "metadata": header, "concat": concat}
+    upload = await run_in_threadpool(join, services.receiver, caller, parts, **given)
+    return Response(status_code=201, headers={"Location": _location(request, upload), **tus.state(upload)})
+
+
 def _location(request: Request, upload: Upload) -> str:
     """Without the host: what a caller writes into Host is nothing to send back."""
     return request.url_for("read_upload", upload_id=str(upload.id)).path
@@ -143,8 +158,6 @@ def _location(request: Request, upload: Upload) -> str:
 def _upload_length(request: Request) -> int:
     if "upload-defer-length" in request.headers:
         raise BadRequest("Send Upload-Length at once: Upload-Defer-Length is not spoken here.")
-    if "upload-concat" in request.headers:
-        raise BadRequest("Upload-Concat is not spoken here: send the file as one upload.")
     return tus.number(request.headers, "upload-length")
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.audit import Action
-from app.domain.errors import BodyInterrupted, ChecksumMismatch, Locked, NotFound, OffsetMismatch, TooLarge
+from app.domain.errors import BodyInterrupted, ChecksumMismatch, Forbidden, Locked, NotFound, OffsetMismatch, TooLarge
 from app.domain.identity import Caller
 from app.domain.ids import new_id
 from app.domain.upload import Checksum, Upload
@@ -58,7 +58,7 @@ class Receiver:
         self.max_bytes = max_bytes
         self._hashes: OrderedDict[UUID, tuple[int, Hash]] = OrderedDict()
 
-    def create(self, caller: Caller, name: str, length: int, metadata: str = "") -> Upload:
+    def create(self, caller: Caller, name: str, length: int, metadata: str = "", concat: str = "") -> Upload:
         """A new, resumable upload of `length` bytes. Raises TooLarge."""
         if length > self.max_bytes:
             raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
@@ -67,7 +67,8 @@ class Receiver:
         if length:
             self.place(upload_id).touch(exist_ok=False)
             sync(self.vault.incoming)
-        return self._record(caller, upload_id, name, length, sha256, metadata)
+        given = {"name": name, "length": length, "metadata": metadata, "concat": concat}
+        return self.record(caller, upload_id, sha256, **given)
 
     def find(self, caller: Caller, upload_id: UUID) -> Upload:
         """The upload with the offset at which it goes on. Raises NotFound and Gone."""
@@ -125,7 +126,7 @@ class Receiver:
         except BaseException:
             file.unlink(missing_ok=True)
             raise
-        return await run_in_threadpool(self._record, caller, upload_id, name, whole.size, sha256)
+        return await run_in_threadpool(lambda: self.record(caller, upload_id, sha256, name=name, length=whole.size))
 
     def discard(self, caller: Caller, upload_id: UUID) -> None:
         """Forget the upload and its bytes, unless the vault has them already. Raises NotFound, Gone and Locked."""
@@ -153,12 +154,10 @@ class Receiver:
         at, digest = self._hashes.get(upload.id, (-1, None))
         return digest.copy() if digest and at == upload.received else None
 
-    def _record(  # noqa: PLR0917 - the columns of a row
-        self, caller: Caller, upload_id: UUID, name: str, length: int, sha256: str | None, metadata: str = ""
-    ) -> Upload:
-        given: dict[str, Any] = {"name": name, "length": length, "sha256": sha256, "metadata": metadata}
+    def record(self, caller: Caller, upload_id: UUID, sha256: str | None, **columns: Any) -> Upload:
+        """The row of a new upload, with its line in the audit trail if it is finished from the start."""
         with self.database.begin() as connection:
-            upload = upload_rows.create(connection, caller.tenant, upload_id, ttl=self.ttl, **given)
+            upload = upload_rows.create(connection, caller.tenant, upload_id, ttl=self.ttl, sha256=sha256, **columns)
             if sha256 is not None:
                 _note_finished(connection, caller, upload)
         return upload
@@ -254,6 +253,8 @@ class _Writing:
 
     def __init__(self, hold: _Hold, offset: int, checksum: Checksum | None) -> None:
         upload = hold.upload
+        if upload.joined:
+            raise Forbidden(f"The upload {upload.id} was joined from parts: it takes no bytes of its own.")
         if offset != upload.received:
             message = f"The upload goes on at {upload.received}, not at {offset}."
             raise OffsetMismatch(message, offset=upload.received)

@@ -64,6 +64,13 @@ uploads = Table(
         server_default="",
         comment="the Upload-Metadata header, as it came",
     ),
+    Column(
+        "concat",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="the Upload-Concat header, as it came",
+    ),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     _created(),
     CheckConstraint("received >= 0 AND received <= length", name="received_within_length"),

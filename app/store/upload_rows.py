@@ -30,6 +30,7 @@ def create(
     length: int,
     ttl: float,
     metadata: str = "",
+    concat: str = "",
     sha256: str | None = None,
 ) -> Upload:
     """A new upload; with `sha256` one that is finished already. An empty one is finished from the start."""
@@ -41,6 +42,7 @@ def create(
         "received": length if sha256 else 0,
         "sha256": sha256,
         "metadata": metadata,
+        "concat": concat,
         "expires_at": _after(ttl),
     }
     return _upload(connection.execute(insert(uploads).values(values).returning(*_COLUMNS)).mappings().one())

@@ -105,7 +105,7 @@ def test_what_is_run_exists(compose: dict[str, Any]) -> None:
     commands = [json.loads(found) for found in re.findall(r"^\s*CMD (\[.*\])$", DOCKERFILE, flags=re.MULTILINE)]
     commands += [service["command"] for service in compose["services"].values() if "command" in service]
     ours = {name for command in commands for name in modules_run(command)}
-    assert ours == {"uvicorn", "celery", "alembic", "workers.celery_app"}
+    assert ours == {"app.server", "celery", "alembic", "workers.celery_app"}
     assert (ROOT / "workers/celery_app.py").is_file()
     for source in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, flags=re.MULTILINE):
         assert all((ROOT / name).exists() for name in source.split())

@@ -18,6 +18,7 @@ WORDS = (
     "check",
     "test-hostile",
     "fuzz",
+    "fuzz-api",
     "bench",
     "bench-efficacy",
     "migrate",

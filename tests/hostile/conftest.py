@@ -7,6 +7,7 @@ through the real sandbox. Both give the rule ids of the refusal; an admission fa
 
 from __future__ import annotations
 
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,8 @@ from app.intake.admit import Order, admit
 from app.intake.rules import REFUSALS
 from app.intake.weights import Table
 from tests import checkpoint_by_hand as by_hand
+from tests.api_process import ApiProcess, running_api
+from tests.hostile.raw_http import Wire
 from workers import sandbox
 
 Files = Mapping[str, bytes]
@@ -135,3 +138,37 @@ def refused_by_child(tmp_path: Path) -> Callable[[Files | bytes], set[str]]:
         return rules_of(caught.value)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def attacked_api(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    """The API alone, for attacks over HTTP."""
+    with running_api(database_url, redis_url, tmp_path_factory.mktemp("attacked")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def hasty_api(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    """One that waits for nobody."""
+    grace = {"LETHE_HEAD_GRACE_SECONDS": "0.3", "LETHE_BODY_GRACE_SECONDS": "0.3"}
+    with running_api(database_url, redis_url, tmp_path_factory.mktemp("hasty"), **grace) as process:
+        yield process
+
+
+@pytest.fixture
+def wire(attacked_api: ApiProcess) -> Iterator[Wire]:
+    yield from unhurt(attacked_api)
+
+
+@pytest.fixture
+def hasty(hasty_api: ApiProcess) -> Iterator[Wire]:
+    yield from unhurt(hasty_api)
+
+
+def unhurt(api: ApiProcess) -> Iterator[Wire]:
+    """What must hold after every attack: no 5xx, no fault in the log, and a good request is answered."""
+    wire, log_before = Wire(api), len(api.log())
+    yield wire
+    assert [answer for answer in wire.answers if answer.status >= 500] == []
+    assert wire.one("GET /v1/jobs?limit=1").status == 200
+    assert not re.search("Traceback|ERROR|unexpected error", api.log()[log_before:]), api.log()[log_before:]

@@ -97,13 +97,16 @@ def test_pages_go_from_new_to_old_without_a_gap(http: httpx2.Client, upload: UUI
         {"name": "x", "files": {"a": str(uuid4())}, "archive": str(uuid4())},
         {"name": "x", "archive": str(uuid4()), "extra": 1},
         {"name": "x", "archive": str(uuid4()), "metadata": {"k": 1}},
-        [],
     ],
 )
 def test_a_request_that_does_not_fit_is_a_problem(http: httpx2.Client, body: Any) -> None:
     answer = http.post("/v1/models", json=body)
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_list_is_no_request(http: httpx2.Client) -> None:
+    assert http.post("/v1/models", json=[]).status_code == 400
 
 
 def test_uploads_must_be_there_and_finished(http: httpx2.Client, database: Engine) -> None:

@@ -122,8 +122,8 @@ REFUSED: dict[str, tuple[Change, int, str]] = {
     "a negative seed": (lambda d: {"seed": -1}, 422, "invalid-request"),
     "a seed beyond 64 bits": (lambda d: {"seed": 2**70}, 422, "invalid-request"),
     "a NUL": (lambda d: {"metadata": {"a": "\0"}}, 422, "invalid-request"),
-    "a lone surrogate": (lambda d: {"metadata": {"a": "\ud800"}}, 422, "invalid-request"),
-    "a lone surrogate in a knob": (lambda d: {"recipe": {"\ud800": 1}}, 422, "invalid-request"),
+    "a lone surrogate": (lambda d: {"metadata": {"a": "\ud800"}}, 400, "bad-request"),
+    "a lone surrogate in a knob": (lambda d: {"recipe": {"\ud800": 1}}, 400, "bad-request"),
     "too much metadata": (lambda d: {"metadata": {str(n): "" for n in range(17)}}, 422, "invalid-request"),
 }
 
@@ -148,7 +148,7 @@ def test_a_body_that_is_no_request(http: httpx2.Client, text: str) -> None:
 def test_not_a_number_is_no_value(desk: Desk, http: httpx2.Client) -> None:
     text = json.dumps(desk.body(recipe={"lr": float("nan")}))
     answer = http.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
-    assert refusal(answer)[0] == 422
+    assert refusal(answer) == (400, "bad-request")
 
 
 def test_labels_that_the_model_lacks_are_named_by_line(desk: Desk, http: httpx2.Client) -> None:

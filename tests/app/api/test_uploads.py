@@ -62,6 +62,7 @@ def test_the_server_says_what_it_speaks(http: httpx2.Client) -> None:
         "termination",
         "expiration",
         "checksum",
+        "concatenation",
     }
     assert answer.headers["tus-checksum-algorithm"] == "sha1,sha256"
     assert int(answer.headers["tus-max-size"]) > 0
@@ -182,7 +183,7 @@ def test_a_chunk_with_wrong_headers(http: httpx2.Client, headers: dict[str, str]
         ({"Upload-Length": "9" * 18}, 413),
         ({"Upload-Length": "9" * 19}, 400),
         ({"Upload-Defer-Length": "1"}, 400),
-        ({"Upload-Length": "5", "Upload-Concat": "partial"}, 400),
+        ({"Upload-Length": "5", "Upload-Concat": "part"}, 400),
         ({"Upload-Length": "5", "Upload-Metadata": "filename ***"}, 400),
         ({"Upload-Length": "5", "Upload-Metadata": "filename YQ==,filename YQ=="}, 400),
         ({"Upload-Length": "5", "Upload-Metadata": f"filename {b64(b'../etc/passwd')}"}, 400),
