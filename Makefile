@@ -44,6 +44,7 @@ test-hostile: $(INSTALLED)  ## every known attack on the intake, one case each
 fuzz: $(FUZZ)  ## mutants of every file format before the readers (FUZZ_SECONDS=120); report in var/fuzz/
 	@$(RUN) tests.fuzz
 
+FUZZ_CASES ?= 20000
 fuzz-api: $(INSTALLED)  ## send the API cases made from its own description (FUZZ_CASES=20000)
 	@FUZZ_CASES="$(FUZZ_CASES)" $(RUN) pytest -q -s tests/fuzz_api
 
@@ -56,7 +57,6 @@ bench-efficacy: $(BENCH)  ## compare the methods against the attacks (DATA=folde
 		$(if $(ATTACKS),--attacks "$(ATTACKS)") $(if $(SEEDS),--seeds "$(SEEDS)") \
 		$(if $(METHODS),--methods "$(METHODS)") $(if $(DEVICE),--device "$(DEVICE)")
 
-FUZZ_CASES ?= 20000
 migrate: $(INSTALLED)  ## bring the database of DATABASE_URL up to date
 	@test -n "$${DATABASE_URL:-}" || { echo "set DATABASE_URL=postgresql://user:password@host/name"; exit 2; }
 	@$(BIN)/alembic -c migrations/alembic.ini upgrade head

@@ -29,13 +29,13 @@ def declare(folder: Path) -> None:
 def lethe(
     folder: Path, *arguments: str | Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a process of its own, over the distribution declared in `folder`."""
+    """Run the command line as a process of its own, over the distribution declared in `folder` before any other."""
     if not any(folder.glob("lethe-*.dist-info")):
         declare(folder)
     return subprocess.run(
-        [sys.executable, "-m", "client.command_line", *map(str, arguments)],
+        [sys.executable, "-P", "-m", "client.command_line", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "200"} | (environment or {}),
+        env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "COLUMNS": "200"} | (environment or {}),
         capture_output=True,
         text=True,
         check=False,

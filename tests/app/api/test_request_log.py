@@ -72,7 +72,6 @@ def test_a_request_id_comes_back_on_every_answer(http: httpx2.Client) -> None:
 
 
 def test_the_servers_are_started_without_another_access_log() -> None:
+    assert "access_log=False" in (ROOT / "app/server.py").read_text()
     for file in ("Dockerfile", "app/standalone.py"):
-        text = (ROOT / file).read_text()
-        assert "--no-access-log" in text
-        assert "--quiet" in text
+        assert "--quiet" in (ROOT / file).read_text()
