@@ -33,6 +33,7 @@ keys = typer.Typer(
     name="keys", help="API keys of every tenant.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
+ACTOR = "command-line"  # in the audit trail: whoever can reach the database and has the pepper
 LONGEST_NAME = 100
 KeyId = Annotated[str, typer.Argument(help="the key's id, as `list` shows it")]
 
@@ -60,7 +61,7 @@ def create(
         if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
             raise BadRequest(f"A key's name has 1 to {LONGEST_NAME} printable characters.")
         order = KeyOrder(check_tenant(tenant), name, frozenset(scope), timedelta(days=days) if days else None)
-        _show(*api_keys.make(desk.database, desk.needed_pepper(), order))
+        _show(*api_keys.make(desk.database, desk.needed_pepper(), order, ACTOR))
 
 
 @keys.command("list")
@@ -89,7 +90,7 @@ def rotate(
         with desk.database.connect() as connection:
             tenant = key_rows.tenant_of(connection, key_id)
         overlap = timedelta(hours=overlap_hours)
-        _show(*api_keys.rotate(desk.database, desk.needed_pepper(), tenant, key_id, overlap))
+        _show(*api_keys.rotate(desk.database, desk.needed_pepper(), tenant, key_id, ACTOR, overlap))
 
 
 @keys.command()
@@ -99,7 +100,7 @@ def revoke(key: KeyId) -> None:
         key_id = parse_id(key, "key")
         with desk.database.connect() as connection:
             tenant = key_rows.tenant_of(connection, key_id)
-        api_keys.revoke(desk.database, tenant, key_id)
+        api_keys.revoke(desk.database, tenant, key_id, ACTOR)
     typer.echo(f"The key {key_id} is void.", err=True)
 
 

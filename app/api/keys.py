@@ -78,7 +78,7 @@ def create_key(new: NewKey, caller: CallerDep, services: ServicesDep) -> Respons
     """Make a key. Keep what is answered: it is not shown again."""
     lifetime = timedelta(days=new.days) if new.days is not None else None
     order = KeyOrder(caller.tenant, new.name, frozenset(new.scopes), lifetime)
-    return _made(*api_keys.make(services.database, _pepper(services), order))
+    return _made(*api_keys.make(services.database, _pepper(services), order, caller.name))
 
 
 @router.get("/keys", response_model=KeyPage)
@@ -105,7 +105,7 @@ def list_keys(
 def rotate_key(key_id: str, caller: CallerDep, services: ServicesDep, rotation: Rotation | None = None) -> Response:
     """A new key with the same name, scopes and lifetime; the old one stays good for the overlap."""
     overlap, old = timedelta(hours=(rotation or Rotation()).overlap_hours), parse_id(key_id, "key")
-    made = api_keys.rotate(services.database, _pepper(services), caller.tenant, old, overlap)
+    made = api_keys.rotate(services.database, _pepper(services), caller.tenant, old, caller.name, overlap)
     services.gate.forget(old)
     return _made(*made)
 
@@ -114,7 +114,7 @@ def rotate_key(key_id: str, caller: CallerDep, services: ServicesDep, rotation: 
 def revoke_key(key_id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Void from now on, in every API process within seconds. The key stays in the list."""
     found = parse_id(key_id, "key")
-    api_keys.revoke(services.database, caller.tenant, found)
+    api_keys.revoke(services.database, caller.tenant, found, caller.name)
     services.gate.forget(found)
     return Response(status_code=204)
 

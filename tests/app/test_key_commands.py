@@ -16,6 +16,7 @@ from app.domain.identity import Scope
 from app.domain.ids import new_id
 from app.identity.gate import Gate
 from app.key_commands import keys
+from app.store import audit_rows
 from tests.conftest import ROOT
 
 PEPPER = "a pepper of the command line, long enough"
@@ -47,6 +48,9 @@ def test_a_key_is_printed_alone_and_is_good(run, database: Engine) -> None:
     result = run("create", "ci", *JOBS_READ, "--scope", "models:write", "--tenant", "blue", "--days", "7")
     caller = Gate(database, None, PEPPER).admit([f"Bearer {made(result)}"])
     assert (caller.tenant, caller.scopes) == ("blue", {Scope.JOBS_READ, Scope.MODELS_WRITE})
+    with database.connect() as connection:
+        (entry,) = audit_rows.read(connection)
+    assert (entry.action, entry.actor, entry.tenant) == ("key.created", "command-line", "blue")
     assert "not shown again" in result.stderr
     assert made(result).split("_")[2] not in result.stderr
 

@@ -68,7 +68,7 @@ def mallory(api: ApiProcess, database: Engine) -> Attacker:
 
 def a_key(database: Engine, tenant: str, *scopes: Scope) -> tuple[str, str]:
     order = KeyOrder(tenant, "test", frozenset(scopes or Scope), None)
-    made, text = api_keys.make(database, PEPPER, order)
+    made, text = api_keys.make(database, PEPPER, order, "test")
     return str(made.id), text
 
 

@@ -79,7 +79,9 @@ class World:
         return add_samples(connection, kind, entry.sha256, len(rows), tenant=self.tenant)
 
     def new_key(self, name: str, scopes: set[Scope]) -> tuple[UUID, str]:
-        made, text = api_keys.make(self.database, PEPPER, KeyOrder(self.tenant, name, frozenset(scopes), None))
+        made, text = api_keys.make(
+            self.database, PEPPER, KeyOrder(self.tenant, name, frozenset(scopes), None), "test"
+        )
         return made.id, text
 
     def headers(self, *scopes: Scope) -> dict[str, str]:

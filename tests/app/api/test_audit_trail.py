@@ -129,3 +129,18 @@ def test_an_entry_of_an_end_names_its_failure(database: Engine) -> None:
     assert [(e.actor, e.details) for e in trail(database)] == [
         ("worker:a", {"status": "failed", "failure": "diverged"})
     ]
+
+
+def test_the_life_of_a_key(database: Engine, http: httpx2.Client) -> None:
+    made = http.post("/v1/keys", json={"name": "ci", "scopes": ["jobs:read"]}).raise_for_status().json()
+    old = made["facts"]["id"]
+    new = http.post(f"/v1/keys/{old}/rotate").raise_for_status().json()
+    assert http.delete(f"/v1/keys/{new['facts']['id']}").status_code == 204
+    found = trail(database)
+    assert [entry.action for entry in found] == ["key.created", "key.rotated", "key.revoked"]
+    assert [entry.subject for entry in found] == [f"key/{old}", f"key/{old}", f"key/{new['facts']['id']}"]
+    assert found[0].details == {"name": "ci", "scopes": ["jobs:read"]}
+    assert found[1].details == {"name": "ci", "replaced_by": new["facts"]["id"]}
+    assert {entry.actor for entry in found} == {"key:operator"}
+    secrets = {text.split("_")[2] for text in (made["key"], new["key"])}
+    assert not any(secret in json.dumps(entry.details) for entry in found for secret in secrets)

@@ -19,7 +19,7 @@ PLACES = {"DATABASE_URL": "postgresql://nowhere/x", "REDIS_URL": "redis://nowher
 
 
 def a_key(database: Engine, *scopes: Scope, tenant: str = "acme") -> tuple[str, str]:
-    made, text = api_keys.make(database, PEPPER, KeyOrder(tenant, "test", frozenset(scopes or Scope), None))
+    made, text = api_keys.make(database, PEPPER, KeyOrder(tenant, "test", frozenset(scopes or Scope), None), "test")
     return str(made.id), text
 
 
