@@ -90,7 +90,7 @@ def rotate(
         with desk.database.connect() as connection:
             tenant = key_rows.tenant_of(connection, key_id)
         overlap = timedelta(hours=overlap_hours)
-        _show(*api_keys.rotate(desk.database, desk.needed_pepper(), tenant, key_id, ACTOR, overlap))
+        _show(*api_keys.rotate(desk.database, desk.needed_pepper(), tenant, key_id, ACTOR, overlap=overlap))
 
 
 @keys.command()

@@ -105,7 +105,7 @@ def list_keys(
 def rotate_key(key_id: str, caller: CallerDep, services: ServicesDep, rotation: Rotation | None = None) -> Response:
     """A new key with the same name, scopes and lifetime; the old one stays good for the overlap."""
     overlap, old = timedelta(hours=(rotation or Rotation()).overlap_hours), parse_id(key_id, "key")
-    made = api_keys.rotate(services.database, _pepper(services), caller.tenant, old, caller.name, overlap)
+    made = api_keys.rotate(services.database, _pepper(services), caller.tenant, old, caller.name, overlap=overlap)
     services.gate.forget(old)
     return _made(*made)
 

@@ -35,7 +35,7 @@ def make(database: Engine, pepper: str, order: KeyOrder, actor: str) -> tuple[Ap
 
 
 def rotate(
-    database: Engine, pepper: str, tenant: str, key_id: UUID, actor: str, overlap: timedelta = OVERLAP
+    database: Engine, pepper: str, tenant: str, key_id: UUID, actor: str, *, overlap: timedelta = OVERLAP
 ) -> tuple[ApiKey, str]:
     """A key with the same name, scopes and lifetime in the place of this one, which stays good for `overlap`.
 
