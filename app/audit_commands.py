@@ -19,14 +19,11 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.domain.audit import Head, canonical, faults, written
-from app.domain.errors import BadRequest, LetheError
-from app.operator_database import database_url
-from app.settings import sqlalchemy_url
+from app.domain.errors import BadRequest
+from app.operator_database import operator_database
 from app.store import audit_rows
-from app.store.database import open_database
 
 audit = typer.Typer(name="audit", help="The audit trail.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -72,20 +69,12 @@ def export(
 
 @contextlib.contextmanager
 def _trail() -> Iterator[Connection]:
-    """One consistent view of it. Ends the program with status 2 and the reason when that cannot be had."""
-    try:
-        database = open_database(sqlalchemy_url(database_url()), pool_size=1)
-        try:
-            with database.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-                yield connection
-        finally:
-            database.dispose()
-    except LetheError as error:
-        typer.echo(f"lethe: {error.message}", err=True)
-        raise typer.Exit(2) from None
-    except (SQLAlchemyError, ValueError) as error:
-        typer.echo(f"lethe: the audit trail cannot be read: {str(error).splitlines()[0]}", err=True)
-        raise typer.Exit(2) from None
+    """One consistent view of it."""
+    with (
+        operator_database() as database,
+        database.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+    ):
+        yield connection
 
 
 def _read_head(file: Path) -> Head:

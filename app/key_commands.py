@@ -18,16 +18,14 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.domain.errors import BadRequest, LetheError, OperatorError
+from app.domain.errors import BadRequest, OperatorError
 from app.domain.identity import DEFAULT_TENANT, ApiKey, KeyOrder, Scope, check_tenant
 from app.domain.ids import parse_id
 from app.identity import api_keys
-from app.operator_database import data_folder, database_url
-from app.settings import SHORTEST_PEPPER, sqlalchemy_url
+from app.operator_database import data_folder, operator_database
+from app.settings import SHORTEST_PEPPER
 from app.store import key_rows
-from app.store.database import open_database
 
 keys = typer.Typer(
     name="keys", help="API keys of every tenant.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -106,30 +104,17 @@ def revoke(key: KeyId) -> None:
 
 @contextlib.contextmanager
 def _desk() -> Iterator[_Desk]:
-    """Ends the program with status 2 and the reason when something is wrong."""
-    try:
-        url, pepper = _place()
-        database = open_database(sqlalchemy_url(url), pool_size=1)
-        try:
-            yield _Desk(database, pepper)
-        finally:
-            database.dispose()
-    except LetheError as error:
-        typer.echo(f"lethe: {error.message}", err=True)
-        raise typer.Exit(2) from None
-    except (SQLAlchemyError, ValueError) as error:
-        typer.echo(f"lethe: the database cannot be used: {str(error).splitlines()[0]}", err=True)
-        raise typer.Exit(2) from None
+    with operator_database() as database:
+        yield _Desk(database, _pepper())
 
 
-def _place() -> tuple[str, str | None]:
-    """The database's URL and the pepper."""
+def _pepper() -> str | None:
+    """That of the variable; else, beside the database of the service on this machine, the one in its folder."""
     pepper = os.environ.get("LETHE_KEY_PEPPER") or None
-    url, data = database_url(), data_folder()
     if pepper is None and not os.environ.get("DATABASE_URL"):
         with contextlib.suppress(FileNotFoundError):
-            pepper = (data / "key-pepper").read_text().strip()
-    return url, pepper
+            pepper = (data_folder() / "key-pepper").read_text().strip()
+    return pepper
 
 
 def _show(key: ApiKey, text: str) -> None:

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from app.api import conditions
 from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
+from app.api.paging import link_to_next
 from app.api.schemas import JobPage, JobSummary, JobView, MetricPage, MetricView, NewJob
 from app.domain.errors import BadRequest, Conflict, NotAcceptable
 from app.domain.identity import Scope
@@ -69,10 +70,7 @@ def list_jobs(  # noqa: PLR0917 - one argument for each query parameter
     with services.database.connect() as connection:
         found = job_rows.page(connection, caller.tenant, limit + 1, last, status=status, model_id=model_id)
     page = JobPage(data=[JobSummary.of(job) for job in found[:limit]], has_more=len(found) > limit)
-    headers = dict(CACHE)
-    if page.has_more:
-        following = request.url.include_query_params(after=str(page.data[-1].id))
-        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    headers = CACHE | link_to_next(request, page.data[-1].id if page.has_more else None)
     return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 

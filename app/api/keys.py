@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
+from app.api.paging import link_to_next
 from app.domain.errors import OperatorError
 from app.domain.identity import ApiKey, KeyOrder, Scope
 from app.domain.ids import parse_id
@@ -94,10 +95,7 @@ def list_keys(
     with services.database.connect() as connection:
         found = key_rows.page(connection, caller.tenant, limit + 1, last)
     page = KeyPage(data=[KeyView.of(key) for key in found[:limit]], has_more=len(found) > limit)
-    headers = dict(NO_STORE)
-    if page.has_more:
-        following = request.url.include_query_params(after=str(page.data[-1].id))
-        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    headers = NO_STORE | link_to_next(request, page.data[-1].id if page.has_more else None)
     return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from app.api.access import needs
 from app.api.deps import CallerDep, ServicesDep
 from app.api.model_schemas import ModelPage, ModelView, NewModel
+from app.api.paging import link_to_next
 from app.domain.audit import Action
 from app.domain.errors import Conflict, TooLarge
 from app.domain.identity import Scope
@@ -71,10 +72,7 @@ def list_models(
     with services.database.connect() as connection:
         found = model_rows.page(connection, caller.tenant, limit + 1, last)
     page = ModelPage(data=[ModelView.of(model) for model in found[:limit]], has_more=len(found) > limit)
-    headers = {}
-    if page.has_more:
-        following = request.url.include_query_params(after=str(page.data[-1].id))
-        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    headers = link_to_next(request, page.data[-1].id if page.has_more else None)
     return JSONResponse(page.model_dump(mode="json"), headers=headers)
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from app.api import bodies
 from app.api.access import needs
 from app.api.deps import CallerDep, ServicesDep
+from app.api.paging import link_to_next
 from app.domain.audit import Action
 from app.domain.errors import BadRequest, TooLarge, UnsupportedMedia
 from app.domain.identity import Scope
@@ -148,9 +149,7 @@ def list_samples(  # noqa: PLR0917 - one argument for each query parameter
     with services.database.connect() as connection:
         found = sample_rows.page(connection, caller.tenant, limit + 1, last)
     page = SamplesPage(data=[SamplesView.of(each) for each in found[:limit]], has_more=len(found) > limit)
-    if page.has_more:
-        following = request.url.include_query_params(after=str(page.data[-1].id))
-        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    response.headers.update(link_to_next(request, page.data[-1].id if page.has_more else None))
     return page
 
 
