@@ -14,11 +14,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
 from app import logs
-from app.api import artifacts, described, events, failures, health, jobs, keys, models, samples, uploads
+from app.api import artifacts, described, events, failures, health, jobs, keys, models, quota, samples, uploads
 from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
 from app.api.edge import EXPOSED, Edge
+from app.api.rate_limit import RateLimit
 from app.api.request_log import RequestLog
 from app.api.tus import TusLayer
 from app.identity.gate import Gate
@@ -29,6 +30,7 @@ from app.settings import Settings, between_commas
 from app.settings import settings as read_settings
 from app.store.changes import ChangeFeed
 from app.store.database import open_database
+from app.store.rate_counter import RateCounter
 from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
 
@@ -52,13 +54,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings=settings,
         database=database,
         vault=vault,
-        receiver=Receiver(database, vault, settings.upload_ttl_seconds, settings.upload_max_bytes),
+        receiver=Receiver(database, vault, settings.upload_ttl_seconds, settings.upload_max_bytes, settings.quota()),
         dispatcher=Dispatcher(settings.redis_url),
         changes=ChangeFeed(settings.database_url),
         gate=(gate := _gate(settings, database)),
+        quota=settings.quota(),
         sandboxes=SandboxBoard(settings.redis_url),
     )
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
+    if settings.rate_per_minute:
+        app.add_middleware(RateLimit, RateCounter(settings.redis_url), settings.rate_per_minute)
     app.add_middleware(GateLayer, gate)  # around the cap: no body is read for a stranger
     app.add_middleware(TusLayer, "/v1/uploads")
     if origins := between_commas(settings.cors_origins):
@@ -90,7 +95,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
-    for room in (uploads, models, samples, jobs, events, artifacts, keys):
+    for room in (uploads, models, samples, jobs, events, artifacts, keys, quota):
         app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     describe(app)
     described.install(app)

@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.confinement import NONE, named_layers
+from app.domain.quota import Quota
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -72,6 +73,11 @@ class Settings(InspectionSettings):
     samples_max_rows: int = Field(default=200_000, gt=0)
     body_max_bytes: int = Field(default=1 * MIB, gt=0, description="for JSON bodies")
     body_grace_seconds: float = Field(default=30, gt=0, description="a body that pauses for longer is given up")
+    rate_per_minute: int = Field(default=6000, ge=0, description="requests of one key; 0: not counted")
+    tenant_bytes: int = Field(default=256 * GIB, gt=0, description="what one tenant may store")
+    tenant_uploads: int = Field(default=1000, gt=0, description="unfinished uploads of one tenant")
+    tenant_jobs: int = Field(default=10_000, gt=0, description="jobs of one tenant that have not ended")
+    tenant_running_jobs: int = Field(default=0, ge=0, description="of these, how many run at a time; 0: no bound")
     head_grace_seconds: float = Field(default=30, gt=0, description="a request's head that takes longer is given up")
 
     lease_seconds: float = Field(
@@ -99,6 +105,9 @@ class Settings(InspectionSettings):
         if any(not _ORIGIN.fullmatch(origin) for origin in between_commas(text)):
             raise ValueError("name origins as https://host or https://host:port, between commas, or none")
         return text
+
+    def quota(self) -> Quota:
+        return Quota(self.tenant_bytes, self.tenant_uploads, self.tenant_jobs, self.tenant_running_jobs)
 
     def secrets(self) -> list[str]:
         """What must never be shown: the secrets themselves, and the passwords inside URLs."""

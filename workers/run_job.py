@@ -88,7 +88,10 @@ def run_job(services: Services, job_id: UUID) -> None:
 def _claim(services: Services, job_id: UUID) -> Claim | None:
     known = services.settings
     with services.database.begin() as connection:
-        return claim_rows.claim(connection, job_id, services.worker, known.lease_seconds, known.max_attempts)
+        return claim_rows.claim(
+            connection, job_id, services.worker, known.lease_seconds, known.max_attempts,
+            most_of_tenant=known.tenant_running_jobs,
+        )  # fmt: skip
 
 
 def _pulse(services: Services, claim: Claim, since: float) -> Pulse:

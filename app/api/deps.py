@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from app.domain.errors import Unauthenticated
 from app.domain.identity import Caller
+from app.domain.quota import Quota
 from app.identity.gate import Gate
 from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
@@ -31,6 +32,7 @@ class Services:
     dispatcher: Dispatcher
     changes: ChangeFeed
     gate: Gate
+    quota: Quota
     sandboxes: SandboxBoard
 
 

@@ -49,6 +49,7 @@ STATUS: Mapping[type[errors.LetheError], int] = {
     errors.BodyInterrupted: 408,
     errors.ChecksumMismatch: 460,
     errors.TooLarge: 413,
+    errors.TooMany: 429,
     errors.UnsupportedMedia: 415,
     errors.PreconditionFailed: 412,
     errors.NotAcceptable: 406,
@@ -130,8 +131,8 @@ async def _lethe_error(_request: Request, error: Exception) -> Response:
     if isinstance(error, errors.OurError):
         log.error("internal error", exc_info=error)
     headers = {}
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    if status in (429, 503):
+        headers["Retry-After"] = str(error.details.get("retry_after", RETRY_AFTER_SECONDS))
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="lethe"'
     if status == 403 and "scopes" in error.details:  # RFC 6750, section 3.1

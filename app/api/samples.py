@@ -129,7 +129,7 @@ async def add_samples(  # noqa: PLR0917 - FastAPI passes them by name
     given = SampleFile(caller, name, kind, form or _format(request), columns)
     bodies.refuse_wrapped(request)
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
-    limits = SampleLimits(limit, services.settings.samples_max_rows)
+    limits = SampleLimits(limit, services.settings.samples_max_rows, services.quota)
     found = await admit_samples(services.database, services.vault, given, chunks, limits)
     response.headers["Location"] = request.url_for("read_samples", samples_id=str(found.id)).path
     return SamplesView.of(found)

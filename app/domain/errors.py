@@ -20,6 +20,8 @@
     │   ├── BodyInterrupted      a request's body stopped before its end, or came too slowly
     │   ├── ChecksumMismatch     the bytes are not those that the digest promised
     │   ├── TooLarge             over a size limit
+    │   │   └── QuotaExceeded        over what the tenant may store
+    │   ├── TooMany              more at a time, or in a minute, than is allowed
     │   ├── UnsupportedMedia     a media type or format that is not read here
     │   ├── NotAcceptable        a format of the answer that is not made here
     │   ├── BadRange             a range that lies outside the file
@@ -133,6 +135,16 @@ class ChecksumMismatch(CallerError):
 
 class TooLarge(CallerError):
     code = "too-large"
+
+
+class QuotaExceeded(TooLarge):
+    code = "quota-exceeded"
+
+
+class TooMany(CallerError):
+    """`retry_after`, in its details, is seconds, where that is known."""
+
+    code = "too-many"
 
 
 class UnsupportedMedia(CallerError):

@@ -20,10 +20,11 @@ from app.domain.audit import Action
 from app.domain.errors import BadSamples, TooLarge
 from app.domain.identity import Caller
 from app.domain.ids import new_id
+from app.domain.quota import Quota
 from app.domain.samples import SampleKind, SampleRow, SampleSet, SampleSummary
 from app.intake.receive import drain
 from app.intake.sample_files import Columns, SampleFormat, read_rows
-from app.store import audit_rows, sample_rows
+from app.store import audit_rows, quota_rows, sample_rows
 from app.store.vault import Vault
 
 PREVIEW_ROWS = 5
@@ -47,17 +48,18 @@ class SampleFile:
 class SampleLimits:
     bytes: int
     rows: int
+    quota: Quota
 
 
 async def admit_samples(
     database: Engine, vault: Vault, given: SampleFile, chunks: AsyncIterator[bytes], limits: SampleLimits
 ) -> SampleSet:
-    """Raises TooLarge, BodyInterrupted, and BadSamples with every fault by line."""
+    """Raises TooLarge, QuotaExceeded, BodyInterrupted, and BadSamples with every fault by line."""
     received = vault.incoming / str(new_id())
     try:
         with received.open("xb") as out:
             await drain(chunks, _Capped(out, limits.bytes).write)
-        return await run_in_threadpool(_store, database, vault, given, received, limits.rows)
+        return await run_in_threadpool(_store, database, vault, given, received, limits)
     finally:
         received.unlink(missing_ok=True)
 
@@ -74,12 +76,13 @@ class _Capped:
         self.out.write(batch)
 
 
-def _store(database: Engine, vault: Vault, given: SampleFile, received: Path, max_rows: int) -> SampleSet:
+def _store(database: Engine, vault: Vault, given: SampleFile, received: Path, limits: SampleLimits) -> SampleSet:
     tally = _Tally()
     with received.open("rb") as file:
-        rows = read_rows(file, given.form, given.kind, given.columns, max_rows)
+        rows = read_rows(file, given.form, given.kind, given.columns, limits.rows)
         stored = vault.put(_line(row) for row in tally.counted(rows))
     with database.begin() as connection:
+        limits.quota.check_bytes(quota_rows.hold(connection, given.caller.tenant), stored.size)
         made = sample_rows.create(
             connection,
             given.caller.tenant,

@@ -31,8 +31,9 @@ from app.domain.audit import Action
 from app.domain.errors import BodyInterrupted, ChecksumMismatch, Forbidden, Locked, NotFound, OffsetMismatch, TooLarge
 from app.domain.identity import Caller
 from app.domain.ids import new_id
+from app.domain.quota import Quota
 from app.domain.upload import Checksum, Upload
-from app.store import audit_rows, upload_rows
+from app.store import audit_rows, quota_rows, upload_rows
 from app.store.vault import Vault, hash_file, sync
 
 # Bytes are handed to the disk in batches of this size and acknowledged in steps of CHECKPOINT.
@@ -51,15 +52,16 @@ class Hash(Protocol):
 class Receiver:
     """The uploads of one process. Times are seconds and sizes are bytes."""
 
-    def __init__(self, database: Engine, vault: Vault, ttl: float, max_bytes: int) -> None:
+    def __init__(self, database: Engine, vault: Vault, ttl: float, max_bytes: int, quota: Quota) -> None:
         self.database = database
         self.vault = vault
         self.ttl = ttl
         self.max_bytes = max_bytes
+        self.quota = quota
         self._hashes: OrderedDict[UUID, tuple[int, Hash]] = OrderedDict()
 
     def create(self, caller: Caller, name: str, length: int, metadata: str = "", concat: str = "") -> Upload:
-        """A new, resumable upload of `length` bytes. Raises TooLarge."""
+        """A new, resumable upload of `length` bytes. Raises TooLarge, QuotaExceeded and TooMany."""
         if length > self.max_bytes:
             raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
         upload_id = new_id()
@@ -68,7 +70,11 @@ class Receiver:
             self.place(upload_id).touch(exist_ok=False)
             sync(self.vault.incoming)
         given = {"name": name, "length": length, "metadata": metadata, "concat": concat}
-        return self.record(caller, upload_id, sha256, **given)
+        try:
+            return self.record(caller, upload_id, sha256, **given)
+        except BaseException:
+            self.place(upload_id).unlink(missing_ok=True)
+            raise
 
     def find(self, caller: Caller, upload_id: UUID) -> Upload:
         """The upload with the offset at which it goes on. Raises NotFound and Gone."""
@@ -113,13 +119,14 @@ class Receiver:
     ) -> Upload:
         """An upload in one request: finished, or nothing is left.
 
-        Raises TooLarge, ChecksumMismatch and BodyInterrupted.
+        Raises TooLarge, QuotaExceeded, ChecksumMismatch and BodyInterrupted.
         """
+        most = min(self.max_bytes, await run_in_threadpool(self._bytes_left, caller))
         upload_id = new_id()
         file = self.place(upload_id)
         try:
             with file.open("xb", buffering=0) as out:
-                whole = _Whole(out.fileno(), self.max_bytes, checksums)
+                whole = _Whole(out.fileno(), most, checksums)
                 await drain(chunks, whole.write)
             sha256 = whole.verified()
             await run_in_threadpool(self.vault.adopt, file, sha256)
@@ -157,10 +164,21 @@ class Receiver:
     def record(self, caller: Caller, upload_id: UUID, sha256: str | None, **columns: Any) -> Upload:
         """The row of a new upload, with its line in the audit trail if it is finished from the start."""
         with self.database.begin() as connection:
+            used = quota_rows.hold(connection, caller.tenant)
+            self.quota.check_bytes(used, columns["length"])
+            if sha256 is None:
+                self.quota.check_uploads(used)
             upload = upload_rows.create(connection, caller.tenant, upload_id, ttl=self.ttl, sha256=sha256, **columns)
             if sha256 is not None:
                 _note_finished(connection, caller, upload)
         return upload
+
+    def _bytes_left(self, caller: Caller) -> int:
+        """What the tenant may still store. Raises QuotaExceeded where that is nothing."""
+        with self.database.connect() as connection:
+            used = quota_rows.usage(connection, caller.tenant)
+        self.quota.check_bytes(used, 1)
+        return self.quota.bytes - used.bytes
 
     def _was_disturbed(self, upload: Upload) -> bool:
         """True if a crash came between the last steps, or bytes that were there are gone."""

@@ -22,11 +22,12 @@ from app.domain.ids import new_id
 from app.domain.job import Job, JobOrder
 from app.domain.methods import METHODS_WITH_BASE
 from app.domain.model import Model, ModelFacts, ModelStatus
+from app.domain.quota import Quota
 from app.domain.recipe import Policy, Recipe
 from app.domain.samples import LabelSpace, SampleKind, SampleSet, check_numbers
 from app.jobs.dispatch import Dispatcher
 from app.jobs.fit import check_labels, count_showing
-from app.store import audit_rows, job_rows, model_rows, sample_rows
+from app.store import audit_rows, job_rows, model_rows, quota_rows, sample_rows
 from app.store.vault import Vault
 
 
@@ -67,11 +68,12 @@ def submit(
     caller: Caller,
     request: JobRequest,
     *,
+    quota: Quota,
     key: str | None = None,
 ) -> Job:
     """Queue a job, or return the one that the key has made before. All that it names is of the caller's tenant.
 
-    Raises NotFound, Conflict, ModelRefused, BadSamples, TooFewSamples, BadRecipe, BadPolicy, KeyReused.
+    Raises NotFound, Conflict, ModelRefused, BadSamples, TooFewSamples, BadRecipe, BadPolicy, KeyReused, TooMany.
     """
     with database.connect() as connection:
         if (known := _known(connection, caller.tenant, key, request)) is not None:
@@ -80,6 +82,7 @@ def submit(
     order = _order(request)
     _check(parts, order, vault)
     with database.begin() as connection:
+        quota.check_jobs(quota_rows.hold(connection, caller.tenant))
         job = job_rows.insert(connection, caller.tenant, new_id(), order, request.sha256(), idempotency_key=key)
         if job is None:  # a twin was faster
             known = _known(connection, caller.tenant, key, request)

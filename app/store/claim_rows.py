@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
 from app.domain.errors import LeaseLost
 from app.domain.job import Claim, Delivery, EventKind, Failure, Job, JobStatus, Phase
@@ -26,8 +26,20 @@ _HELD = (JobStatus.RUNNING, JobStatus.CANCELLING)
 _LEASE_ENDED = or_(t.c.lease_until.is_(None), t.c.lease_until <= NOW)
 
 
-def claim(connection: Connection, job_id: UUID, worker: str, lease_seconds: float, max_attempts: int) -> Claim | None:
-    """The right to run the job, if it is queued or its last worker's lease has ended; else None, without waiting."""
+def claim(
+    connection: Connection,
+    job_id: UUID,
+    worker: str,
+    lease_seconds: float,
+    max_attempts: int,
+    *,
+    most_of_tenant: int = 0,
+) -> Claim | None:
+    """The right to run the job, if it is queued or its last worker's lease has ended; else None. Of one tenant at
+    most `most_of_tenant` jobs are held at a time; 0: as many as there are.
+    """
+    if most_of_tenant and not _tenant_has_room(connection, job_id, most_of_tenant):
+        return None
     free = (
         select(t.c.id, t.c.status)
         .where(t.c.id == job_id, t.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]))
@@ -60,6 +72,16 @@ def claim(connection: Connection, job_id: UUID, worker: str, lease_seconds: floa
             job_rows.status_event(JobStatus.QUEUED, JobStatus.RUNNING, None, attempt=row.attempts),
         ]
     return Claim(job_rows.change(connection, job_id, events), row.token)
+
+
+def _tenant_has_room(connection: Connection, job_id: UUID, most: int) -> bool:
+    """Whether fewer jobs of the tenant are held under a good lease. Nobody else may claim for it meanwhile."""
+    tenant = connection.scalar(select(t.c.tenant).where(t.c.id == job_id))
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"running {tenant}", 0))))
+    held = select(func.count()).where(
+        t.c.tenant == tenant, t.c.id != job_id, t.c.status.in_(_HELD), t.c.lease_until > NOW
+    )
+    return int(connection.scalar(held) or 0) < most
 
 
 def heartbeat(connection: Connection, claim: Claim, lease_seconds: float) -> JobStatus:

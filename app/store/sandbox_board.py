@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 from typing import cast
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 
 from app.domain.confinement import Confinement
+from app.store.redis_address import for_client
 
 KEY = "lethe:sandboxes"
 SPOKEN_FOR_SECONDS = 30.0
@@ -23,7 +23,7 @@ ANSWER_SECONDS = 2.0
 class SandboxBoard:
     def __init__(self, redis_url: str) -> None:
         self._client = redis.Redis.from_url(
-            _for_client(redis_url),
+            for_client(redis_url),
             socket_timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
             decode_responses=True,
@@ -58,11 +58,3 @@ class SandboxBoard:
     def _now(self) -> float:
         seconds, microseconds = self._client.time()
         return seconds + microseconds / 1e6
-
-
-def _for_client(url: str) -> str:
-    """Celery names a socket file `redis+socket:///path?virtual_host=0`, the client `unix:///path?db=0`."""
-    parts = urlsplit(url)
-    if parts.scheme != "redis+socket":
-        return url
-    return f"unix://{parts.path}?db={parse_qs(parts.query).get('virtual_host', ['0'])[0]}"

@@ -144,6 +144,7 @@ CASES = {
     "POST /v1/jobs/{job_id}/cancel": Case((W,), 200),
     "POST /v1/jobs/{job_id}/retry": Case((W,), 202, job="cancelled"),
     "DELETE /v1/jobs/{job_id}": Case((W,), 204, job="cancelled"),
+    "GET /v1/quota": Case((M, S, R, W, A), 200),
     "POST /v1/keys": Case((A,), 201, body=lambda _: {"name": "new", "scopes": ["jobs:read"]}),
     "GET /v1/keys": Case((A,), 200),
     "POST /v1/keys/{key_id}/rotate": Case((A,), 201),

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from app.domain.errors import BodyInterrupted, NotFound
 from app.domain.identity import DEFAULT_TENANT, Caller
+from app.domain.quota import Quota
 from app.domain.upload import Checksum, Upload
 from app.intake.receive import Receiver
 from app.store.vault import Vault
@@ -22,14 +23,17 @@ DATA = os.urandom(5000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
+QUOTA = Quota(1_000_000, 100, 100, 0)
+
+
 @pytest.fixture
 def receiver(database: Engine, tmp_path: Path) -> Receiver:
-    return Receiver(database, Vault(tmp_path / "vault"), ttl=60, max_bytes=10_000)
+    return Receiver(database, Vault(tmp_path / "vault"), ttl=60, max_bytes=10_000, quota=QUOTA)
 
 
 def again(receiver: Receiver) -> Receiver:
     """The receiver of a new process."""
-    return Receiver(receiver.database, receiver.vault, receiver.ttl, receiver.max_bytes)
+    return Receiver(receiver.database, receiver.vault, receiver.ttl, receiver.max_bytes, QUOTA)
 
 
 async def body(*chunks: bytes, cut: bool = False) -> AsyncIterator[bytes]:

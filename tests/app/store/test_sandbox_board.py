@@ -8,7 +8,8 @@ import pytest
 import redis
 
 from app.domain.confinement import Confinement
-from app.store.sandbox_board import KEY, SPOKEN_FOR_SECONDS, SandboxBoard, _for_client
+from app.store.redis_address import for_client
+from app.store.sandbox_board import KEY, SPOKEN_FOR_SECONDS, SandboxBoard
 
 WHOLE = Confinement()
 POOR = Confinement(("seccomp",), {"landlock": "not there"})
@@ -51,5 +52,5 @@ def test_without_redis_nobody_has_spoken() -> None:
 
 
 def test_the_address_of_a_socket_file_is_understood() -> None:
-    assert _for_client("redis+socket:///run/a%20b/redis.sock?virtual_host=3") == "unix:///run/a%20b/redis.sock?db=3"
-    assert _for_client("rediss://host:1/2") == "rediss://host:1/2"
+    assert for_client("redis+socket:///run/a%20b/redis.sock?virtual_host=3") == "unix:///run/a%20b/redis.sock?db=3"
+    assert for_client("rediss://host:1/2") == "rediss://host:1/2"
