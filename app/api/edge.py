@@ -31,7 +31,8 @@ ANY = "*"
 EXPOSED = (
     "ETag", "Link", "Location", "Retry-After", "X-Request-Id", "Content-Range", "Content-Digest", "Repr-Digest",
     "Preference-Applied", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm",
-    "Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-Metadata",
+    "Upload-Offset", "Upload-Length", "Upload-Expires", "Upload-Metadata", "RateLimit",
+    "RateLimit-Policy",
 )  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def cancel_job(job_id: str, caller: CallerDep, services: ServicesDep) -> Respons
 @router.post("/jobs/{job_id}/retry", status_code=202, response_model=JobView, dependencies=[WRITERS])
 def retry_job(job_id: str, caller: CallerDep, services: ServicesDep) -> Response:
     """Queue a job again that ended without a result, with the same order and seed."""
-    job = ending.retry(services.database, services.dispatcher, caller, parse_id(job_id, "job"))
+    job = ending.retry(services.database, services.dispatcher, caller, parse_id(job_id, "job"), services.quota)
     return _shown(services, job.tenant, job.id, status_code=202)
 
 

@@ -22,7 +22,7 @@ from app.domain.identity import Scope
 from app.domain.ids import new_id, parse_id
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ARCHIVE
-from app.store import audit_rows, model_rows, upload_rows
+from app.store import audit_rows, model_rows, quota_rows, upload_rows
 
 router = APIRouter(tags=["models"])
 
@@ -41,6 +41,7 @@ def create_model(new: NewModel, caller: CallerDep, services: ServicesDep) -> Res
             raise TooLarge(
                 f"The files have {source.size:,} bytes; at most {services.settings.model_max_bytes:,} are taken."
             )
+        services.quota.check_bytes(quota_rows.hold(connection, caller.tenant), source.size)
         model = model_rows.create(connection, caller.tenant, new_id(), new.name, source=source, metadata=new.metadata)
         subject = audit_rows.subject("model", model.id)
         details = {"name": model.name, "files": len(source.files), "source": source.digest}

@@ -132,7 +132,8 @@ async def put(
     bodies.refuse_wrapped(request)
     _fits(request, services.settings.upload_max_bytes)
     chunks = bodies.stream(request, services.settings.body_grace_seconds)
-    upload = await services.receiver.receive_whole(caller, checked, chunks, checksums)
+    declared = bodies.declared_length(request) or 0
+    upload = await services.receiver.receive_whole(caller, checked, chunks, checksums, declared)
     assert upload.sha256 is not None
     response.headers["Location"] = _location(request, upload)
     response.headers["Repr-Digest"] = tus.repr_digest(upload.sha256)

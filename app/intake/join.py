@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from app.domain.errors import BadRequest, Conflict, TooLarge
+from app.domain.errors import BadRequest, Conflict
 from app.domain.identity import Caller
 from app.domain.ids import new_id
 from app.domain.upload import PARTIAL, Upload
@@ -22,12 +22,13 @@ def join(
 ) -> Upload:
     """A finished upload of the parts' bytes, one behind the other. `concat` is the header that asked for it.
 
-    Raises NotFound, Gone, BadRequest for what is no part, Conflict for one that lacks bytes, and TooLarge.
+    Raises NotFound, Gone, BadRequest for what is no part, Conflict for one that lacks bytes, TooLarge and
+    QuotaExceeded.
     """
     found = [_finished_part(receiver.find(caller, part)) for part in parts]
     length = sum(part.length for part in found)
-    if length > receiver.max_bytes:
-        raise TooLarge(f"An upload has at most {receiver.max_bytes} bytes.", limit=receiver.max_bytes)
+    receiver.check_size(length)
+    receiver.check_room(caller, length)
     entry = receiver.vault.put(_bytes(receiver, found))
     given: dict[str, Any] = {"name": name, "length": length, "metadata": metadata, "concat": concat}
     return receiver.record(caller, new_id(), entry.sha256, **given)

@@ -31,7 +31,7 @@ from app.domain.audit import Action
 from app.domain.errors import BodyInterrupted, ChecksumMismatch, Forbidden, Locked, NotFound, OffsetMismatch, TooLarge
 from app.domain.identity import Caller
 from app.domain.ids import new_id
-from app.domain.quota import Quota
+from app.domain.quota import Quota, Usage
 from app.domain.upload import Checksum, Upload
 from app.store import audit_rows, quota_rows, upload_rows
 from app.store.vault import Vault, hash_file, sync
@@ -62,8 +62,7 @@ class Receiver:
 
     def create(self, caller: Caller, name: str, length: int, metadata: str = "", concat: str = "") -> Upload:
         """A new, resumable upload of `length` bytes. Raises TooLarge, QuotaExceeded and TooMany."""
-        if length > self.max_bytes:
-            raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
+        self.check_size(length)
         upload_id = new_id()
         sha256 = None if length else self.vault.put(()).sha256
         if length:
@@ -115,20 +114,21 @@ class Receiver:
             hold.close()
 
     async def receive_whole(
-        self, caller: Caller, name: str, chunks: AsyncIterator[bytes], checksums: Sequence[Checksum]
+        self, caller: Caller, name: str, chunks: AsyncIterator[bytes], checksums: Sequence[Checksum], declared: int
     ) -> Upload:
-        """An upload in one request: finished, or nothing is left.
+        """An upload in one request: finished, or nothing is left. One too long by its `declared` length is not read.
 
         Raises TooLarge, QuotaExceeded, ChecksumMismatch and BodyInterrupted.
         """
-        most = min(self.max_bytes, await run_in_threadpool(self._bytes_left, caller))
+        used = await run_in_threadpool(self.check_room, caller, declared)
         upload_id = new_id()
         file = self.place(upload_id)
         try:
             with file.open("xb", buffering=0) as out:
-                whole = _Whole(out.fileno(), most, checksums)
+                whole = _Whole(out.fileno(), self, used, checksums)
                 await drain(chunks, whole.write)
             sha256 = whole.verified()
+            await run_in_threadpool(self.check_room, caller, whole.size)  # others came meanwhile
             await run_in_threadpool(self.vault.adopt, file, sha256)
         except BaseException:
             file.unlink(missing_ok=True)
@@ -173,12 +173,18 @@ class Receiver:
                 _note_finished(connection, caller, upload)
         return upload
 
-    def _bytes_left(self, caller: Caller) -> int:
-        """What the tenant may still store. Raises QuotaExceeded where that is nothing."""
+    def check_room(self, caller: Caller, more: int) -> Usage:
+        """What the tenant uses now. Asked before the vault takes anything; what counts is the check in `record`.
+
+        Raises QuotaExceeded where `more` bytes do not fit."""
         with self.database.connect() as connection:
             used = quota_rows.usage(connection, caller.tenant)
-        self.quota.check_bytes(used, 1)
-        return self.quota.bytes - used.bytes
+        self.quota.check_bytes(used, more)
+        return used
+
+    def check_size(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise TooLarge(f"An upload has at most {self.max_bytes} bytes.", limit=self.max_bytes)
 
     def _was_disturbed(self, upload: Upload) -> bool:
         """True if a crash came between the last steps, or bytes that were there are gone."""
@@ -327,18 +333,19 @@ class _Writing:
 class _Whole:
     """A file that comes in one request. Blocking: `write` runs in a thread."""
 
-    def __init__(self, out: int, limit: int, checksums: Sequence[Checksum]) -> None:
+    def __init__(self, out: int, receiver: Receiver, used: Usage, checksums: Sequence[Checksum]) -> None:
         self.size = 0
         self._out = out
-        self._limit = limit
+        self._receiver = receiver
+        self._used = used
         self._checksums = checksums
         names = {"sha256", *(checksum.algorithm for checksum in checksums)}
         self._hashes: dict[str, Hash] = {name: hashlib.new(name) for name in names}
 
     def write(self, batch: bytearray) -> None:
         self.size += len(batch)
-        if self.size > self._limit:
-            raise TooLarge(f"An upload has at most {self._limit} bytes.", limit=self._limit)
+        self._receiver.check_size(self.size)
+        self._receiver.quota.check_bytes(self._used, self.size)
         _write_all(self._out, batch)
         for digest in self._hashes.values():
             digest.update(batch)

@@ -9,8 +9,9 @@ from sqlalchemy import Engine
 from app.domain.audit import Action
 from app.domain.identity import Caller
 from app.domain.job import Job
+from app.domain.quota import Quota
 from app.jobs.dispatch import Dispatcher
-from app.store import audit_rows, job_rows
+from app.store import audit_rows, job_rows, quota_rows
 
 
 def cancel(database: Engine, caller: Caller, job_id: UUID) -> Job:
@@ -25,10 +26,12 @@ def cancel(database: Engine, caller: Caller, job_id: UUID) -> Job:
     return job
 
 
-def retry(database: Engine, dispatcher: Dispatcher, caller: Caller, job_id: UUID) -> Job:
-    """Queue a job again that ended without a result. Raises NotFound and IllegalMove."""
+def retry(database: Engine, dispatcher: Dispatcher, caller: Caller, job_id: UUID, quota: Quota) -> Job:
+    """Queue a job again that ended without a result. Raises NotFound, IllegalMove and TooMany."""
     with database.begin() as connection:
+        used = quota_rows.hold(connection, caller.tenant)
         job = job_rows.retry(connection, caller.tenant, job_id)
+        quota.check_jobs(used)
         audit_rows.by_caller(connection, caller, Action.JOB_RETRIED, audit_rows.subject("job", job_id))
     dispatcher.run_job(job.id)
     return job

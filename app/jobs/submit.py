@@ -82,12 +82,12 @@ def submit(
     order = _order(request)
     _check(parts, order, vault)
     with database.begin() as connection:
-        quota.check_jobs(quota_rows.hold(connection, caller.tenant))
-        job = job_rows.insert(connection, caller.tenant, new_id(), order, request.sha256(), idempotency_key=key)
-        if job is None:  # a twin was faster
-            known = _known(connection, caller.tenant, key, request)
-            assert known is not None
+        used = quota_rows.hold(connection, caller.tenant)  # one twin waits here for the other
+        if (known := _known(connection, caller.tenant, key, request)) is not None:
             return known
+        quota.check_jobs(used)
+        job = job_rows.insert(connection, caller.tenant, new_id(), order, request.sha256(), idempotency_key=key)
+        assert job is not None
         named = ("model_id", "base_model_id", "triggered_id", "clean_id")
         parts_of = {name: str(value) for name in named if (value := getattr(order, name)) is not None}
         subject = audit_rows.subject("job", job.id)

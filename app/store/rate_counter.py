@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from app.store.redis_address import for_client
 
+PREFIX = "lethe:rate:"
 WINDOW_SECONDS = 60
 ANSWER_SECONDS = 0.5
 PAUSE_SECONDS = 5.0
@@ -25,6 +26,19 @@ class Count:
     seconds_left: int
 
 
+# One step for Redis: no count is left without an end, which would shut a caller out for good. One that is without an
+# end all the same (ttl -1) gets one.
+COUNT = """
+local requests = redis.call('INCR', KEYS[1])
+local left = redis.call('TTL', KEYS[1])
+if left < 0 then
+    redis.call('EXPIRE', KEYS[1], ARGV[1])
+    left = tonumber(ARGV[1])
+end
+return {requests, left}
+"""
+
+
 class RateCounter:
     """A fixed window. Without Redis nothing is counted, and everything goes on."""
 
@@ -32,19 +46,15 @@ class RateCounter:
         self._client = redis.asyncio.Redis.from_url(
             for_client(redis_url), socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
         )
+        self._count = self._client.register_script(COUNT)
         self._silent_until = 0.0
 
     async def count(self, name: str) -> Count | None:
         """None where Redis does not answer: then it is not asked again for a while, so that no request waits."""
         if time.monotonic() < self._silent_until:
             return None
-        key = f"lethe:rate:{name}"
         try:
-            async with self._client.pipeline(transaction=False) as together:
-                together.set(key, 0, ex=WINDOW_SECONDS, nx=True)
-                together.incr(key)
-                together.ttl(key)
-                _, requests, left = await together.execute()
+            requests, left = await self._count(keys=[f"{PREFIX}{name}"], args=[WINDOW_SECONDS])
         except (RedisError, OSError) as error:
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             log.warning("requests are not counted: %s", type(error).__name__)
