@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Connection, cast, func, select, text
 
-from app.domain.job import TERMINAL
+from app.domain.job import JobStatus
 from app.domain.quota import Usage
 from app.store.tables import jobs, models, samples, uploads
+
+_OPEN = [status for status in JobStatus if not status.done]
 
 
 def hold(connection: Connection, tenant: str) -> Usage:
@@ -23,7 +25,7 @@ def usage(connection: Connection, tenant: str) -> Usage:
         select(func.coalesce(func.sum(stored), 0)).where(models.c.tenant == tenant),
     )
     unfinished = select(func.count()).where(uploads.c.tenant == tenant, uploads.c.sha256.is_(None))
-    open_jobs = select(func.count()).where(jobs.c.tenant == tenant, jobs.c.status.not_in(list(TERMINAL)))
+    open_jobs = select(func.count()).where(jobs.c.tenant == tenant, jobs.c.status.in_(_OPEN))
     columns = [query.scalar_subquery() for query in (*sums, unfinished, open_jobs)]
     *sizes, begun, under_way = connection.execute(select(*columns)).one()
     return Usage(sum(map(int, sizes)), begun, under_way)

@@ -75,6 +75,7 @@ uploads = Table(
     _created(),
     CheckConstraint("received >= 0 AND received <= length", name="received_within_length"),
     CheckConstraint("(received = length) = (sha256 IS NOT NULL)", name="finished"),
+    Index(None, "tenant"),
     Index(None, "expires_at"),
 )
 
@@ -191,6 +192,7 @@ jobs = Table(
     ForeignKeyConstraint(["tenant", "clean_id"], ["samples.tenant", "samples.id"]),
     UniqueConstraint("tenant", "idempotency_key"),
     Index(None, "tenant", "id"),
+    Index(None, "tenant", "status"),
     Index(None, "model_id"),
     Index("ix_jobs_status", "status", "id"),
     Index(
