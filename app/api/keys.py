@@ -33,14 +33,14 @@ class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    scopes: set[Scope] = Field(min_length=1)
-    days: int | None = Field(default=90, ge=1, le=3650, description="until it expires; null: never")
+    scopes: list[Scope] = Field(min_length=1, max_length=len(Scope))
+    days: int | None = Field(default=90, ge=1, le=3650, strict=True, description="until it expires; null: never")
 
 
 class Rotation(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    overlap_hours: float = Field(default=24, ge=0, le=720, description="how long the old key stays good")
+    overlap_hours: float = Field(default=24, ge=0, le=720, strict=True, description="how long the old key stays good")
 
 
 class KeyView(BaseModel):

@@ -179,3 +179,11 @@ def test_another_pepper_makes_every_key_void(api: ApiProcess, tmp_path: Path, ht
     made = make(http)
     with running_api(api.database_url, api.redis_url, tmp_path, LETHE_KEY_PEPPER="another pepper" * 4) as other:
         assert status(other, made["key"]) == 401
+
+
+def test_a_word_is_no_number_and_a_scope_named_twice_counts_once(http: httpx2.Client) -> None:
+    made = make(http, scopes=["jobs:read", "jobs:read"])
+    assert made["facts"]["scopes"] == ["jobs:read"]
+    assert http.post("/v1/keys", json={"name": "ci", "scopes": ["jobs:read"], "days": True}).status_code == 422
+    rotated = http.post(f"/v1/keys/{made['facts']['id']}/rotate", json={"overlap_hours": False})
+    assert rotated.status_code == 422
