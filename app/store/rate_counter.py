@@ -60,6 +60,3 @@ class RateCounter:
             log.warning("requests are not counted: %s", type(error).__name__)
             return None
         return Count(int(requests), max(1, int(left)))
-
-    async def close(self) -> None:
-        await self._client.aclose()
