@@ -26,7 +26,7 @@ up: $(INSTALLED)  ## start the service on this machine; Ctrl-C stops it
 	@$(RUN) app.standalone
 
 test: lint  ## every check and every test
-	@$(RUN) pytest
+	@$(RUN) pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)  ## style, types, and which room may import which
 	@$(BIN)/ruff check .
