@@ -14,7 +14,20 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
 from app import logs
-from app.api import artifacts, described, events, failures, health, jobs, keys, models, quota, samples, uploads
+from app.api import (
+    artifacts,
+    described,
+    events,
+    failures,
+    health,
+    jobs,
+    keys,
+    models,
+    quota,
+    reports,
+    samples,
+    uploads,
+)
 from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
@@ -95,7 +108,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
-    for room in (uploads, models, samples, jobs, events, artifacts, keys, quota):
+    for room in (uploads, models, samples, jobs, events, reports, artifacts, keys, quota):
         app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     describe(app)
     described.install(app)

@@ -1,4 +1,4 @@
-"""The job routes: make, list, watch, cancel, retry, delete; the series of metrics and the report.
+"""The job routes: make, list, watch, cancel, retry, delete; and the series of metrics.
 
 Reading a job costs one indexed read. Polls are answered 304 while nothing has changed, and may wait for a change.
 """
@@ -18,11 +18,10 @@ from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
 from app.api.paging import link_to_next
 from app.api.schemas import JobPage, JobSummary, JobView, MetricPage, MetricView, NewJob
-from app.domain.errors import BadRequest, Conflict, NotAcceptable
+from app.domain.errors import BadRequest, Conflict
 from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.job import Job, JobStatus
-from app.domain.report import SanitizationReport
 from app.jobs import cancel as ending
 from app.jobs import submit as submitting
 from app.store import event_rows, job_rows
@@ -136,22 +135,6 @@ def show_metrics(
         found = event_rows.metrics(connection, job.id, after, limit + 1)
     page = MetricPage(data=[MetricView.of(metric) for metric in found[:limit]], has_more=len(found) > limit)
     return JSONResponse(page.model_dump(mode="json"), headers=CACHE)
-
-
-@router.get("/jobs/{job_id}/report", response_model=SanitizationReport, dependencies=[READERS])
-def show_report(
-    job_id: str, caller: CallerDep, services: ServicesDep, accept: Annotated[str | None, Header()] = None
-) -> Response:
-    """The report of a job that has succeeded."""
-    if not conditions.accepts(accept, "application/json"):
-        raise NotAcceptable("The report is made as application/json.", offered=["application/json"])
-    found = parse_id(job_id, "job")
-    with services.database.connect() as connection:
-        job = job_rows.get(connection, caller.tenant, found)
-        delivery = job_rows.delivery(connection, caller.tenant, found)
-    if delivery is None:
-        raise not_delivered(job, "report")
-    return JSONResponse(delivery.report.to_dict(), headers=CACHE)
 
 
 def not_delivered(job: Job, what: str) -> Conflict:

@@ -136,6 +136,7 @@ CASES = {
     "GET /v1/jobs/{job_id}": Case((R,), 200),
     "GET /v1/jobs/{job_id}/metrics": Case((R,), 200),
     "GET /v1/jobs/{job_id}/report": Case((R,), 200, job="succeeded"),
+    "GET /v1/jobs/{job_id}/report.{form}": Case((R,), 200, job="succeeded"),
     "GET /v1/jobs/{job_id}/events": Case((R,), 200, job="succeeded"),
     "GET /v1/jobs/{job_id}/artifacts": Case((R,), 200, job="succeeded"),
     "HEAD /v1/jobs/{job_id}/artifacts": Case((R,), 200, job="succeeded"),
@@ -184,7 +185,7 @@ def ask(
 ) -> httpx2.Response:
     """The route's case, with ids of `world`. `changes` replaces ids of the path, and `body` the body."""
     case, (method, path) = CASES[name], name.split()
-    given = {"path": "model.safetensors", "name": "a.bin"} | ids(world, case) | changes
+    given = {"path": "model.safetensors", "name": "a.bin", "form": "json"} | ids(world, case) | changes
     address = path.replace(":path", "").format(**given) + case.query
     body = changes.get("body") or (case.body(world) if case.body else None)
     more = {"json": body} if body is not None else {"content": case.content}

@@ -187,7 +187,34 @@ def test_the_report_is_json_once_there_is_one(bench: Bench, http: httpx2.Client)
     delivery = a_delivery()
     bench.finish(bench.claim(job), delivery)
     assert http.get(f"/v1/jobs/{job.id}/report").json() == delivery.report.to_dict()
-    problem(http.get(f"/v1/jobs/{job.id}/report", headers={"Accept": "text/html"}), 406, "not-acceptable")
+    problem(http.get(f"/v1/jobs/{job.id}/report", headers={"Accept": "image/png"}), 406, "not-acceptable")
+
+
+@pytest.mark.parametrize(
+    ("form", "media_type"),
+    [
+        ("json", "application/json"),
+        ("html", "text/html"),
+        ("sarif", "application/sarif+json"),
+        ("cyclonedx", "application/vnd.cyclonedx+json"),
+        ("ocsf", "application/x-ndjson"),
+    ],
+)
+def test_a_report_is_made_in_the_form_that_is_asked_for(
+    bench: Bench, http: httpx2.Client, form: str, media_type: str
+) -> None:
+    job = bench.job()
+    problem(http.get(f"/v1/jobs/{job.id}/report.{form}"), 409, "conflict")
+    bench.finish(bench.claim(job), a_delivery())
+    by_name = http.get(f"/v1/jobs/{job.id}/report.{form}")
+    by_accept = http.get(f"/v1/jobs/{job.id}/report", headers={"Accept": f"image/png, {media_type}"})
+    for answer in (by_name, by_accept):
+        assert answer.headers["content-type"].split(";")[0] == media_type
+        assert answer.status_code == 200
+    assert by_name.content == by_accept.content
+    problem(http.get(f"/v1/jobs/{job.id}/report.pdf"), 422, "invalid-request")
+    if form == "html":
+        assert "style-src 'sha256-" in by_name.headers["content-security-policy"]
 
 
 # --- the event stream ---------------------------------------------------------------------------------------------

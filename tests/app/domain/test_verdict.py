@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.domain.recipe import Policy
 from app.domain.report import Difference, Paired, Proportion, Scorecard
-from app.domain.verdict import judge
+from app.domain.verdict import ACCURACY_DROP, EXCESS_ASR, figures, judge
 from tests.app.domain.test_report import card
 
 BEFORE = card(100, 10, 90)
@@ -127,3 +127,14 @@ def test_rates_that_nearly_meet_the_limit_ask_for_no_impossible_number() -> None
     after = replace(card(10, 10, 90), clean_accuracy=Proportion.of(879_999, 1_000_000))
     before = replace(BEFORE, clean_accuracy=Proportion.of(900_000, 1_000_000))
     assert "more than 1000000 held-out clean samples" in judge(Policy.of(), before, after).reasons[0]
+
+
+@pytest.mark.parametrize("n", [0, 8, 100])
+def test_the_figures_by_themselves_say_what_the_verdict_says(n: int) -> None:
+    after = card(n // 3, n // 10, n // 2, n=n)
+    judged = figures(Policy.of(), BEFORE, after)
+    verdict = judge(Policy.of(), BEFORE, after)
+    outcomes = {each.outcome for each in judged}
+    assert verdict.outcome == next(word for word in ("fail", "inconclusive", "pass") if word in outcomes)
+    assert {each.code for each in judged} >= {EXCESS_ASR, ACCURACY_DROP}
+    assert all(each.name in each.words for each in judged)
