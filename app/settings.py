@@ -92,7 +92,15 @@ class Settings(InspectionSettings):
         gt=0,
         description="a queued row nobody claimed is sent again after this",
     )
-    max_attempts: int = Field(default=3, gt=0, description="claims before a job or a model is given up")
+    max_attempts: int = Field(
+        default=3, gt=0, description="claims since its last resume point before a job (or a model) is given up"
+    )
+    collect_after_seconds: float = Field(
+        default=24 * 3600, gt=0, description="a stored file that nothing speaks of any more goes after this"
+    )
+    scrub_seconds: float = Field(
+        default=7 * 24 * 3600, gt=0, description="every stored file is read against its hash this often"
+    )
 
     worker_slots: int = Field(default=2, gt=0, description="tasks that one worker runs at a time")
     job_seconds: float = Field(default=24 * 3600, gt=0, description="wall-clock limit of one job")

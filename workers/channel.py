@@ -3,6 +3,8 @@
     {"kind": "confined", "missing": {LAYER: REASON}}                  the first line, before it knows the request
     {"kind": "phase", "phase": NAME}                                  on the way
     {"kind": "progress", "progress": SHARE}
+    {"kind": "point", "name": FOLDER, "step": STEP}                   a resume point that it has written
+    {"kind": "bad-point", "name": FOLDER, "step": STEP}               one of those that it was given is of no use
     {"kind": "metric", "metric": {"step", "phase", "loss", "values": {NAME: number or null}}}
     {"kind": "result", "result": {...}}                               one of these two is the last line
     {"kind": "error", "code": CODE, "message": TEXT, "details": {...}, "findings": [{rule, severity, file, message}]}
@@ -31,6 +33,7 @@ TEXT_CHARACTERS = 2_000
 FINDINGS = 50
 _RULE = re.compile(r"[A-Z]{2}-[A-Z0-9-]{1,40}")
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_NUMBER = re.compile(r"\d{1,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _SPEAKABLE: tuple[type[LetheError], ...] = (
@@ -77,6 +80,13 @@ class Mouth:
     def metric(self, values: Mapping[str, Any]) -> None:
         """Figures that are not finite go as null: JSON has no word for them."""
         self._say({"kind": "metric", "metric": _finite(values)})
+
+    def point(self, name: str, step: int) -> None:
+        self._say({"kind": "point", "name": name, "step": step})
+
+    def bad_point(self, name: str) -> None:
+        """The folder of a point is named by its step."""
+        self._say({"kind": "bad-point", "name": name, "step": int(name)})
 
     def result(self, result: Mapping[str, Any]) -> None:
         self._say({"kind": "result", "result": result})
@@ -155,6 +165,10 @@ def _word(line: bytes) -> Mapping[str, Any] | Final:
             return {"kind": "phase", "phase": name}
         case {"kind": "progress", "progress": int() | float() as share} if len(word) == 2 and 0 <= share <= 1:
             return {"kind": "progress", "progress": float(share)}
+        case {"kind": "point" | "bad-point" as kind, "name": str(name), "step": int(step)} if (
+            len(word) == 3 and _NUMBER.fullmatch(name) and 0 <= step < 1 << 31
+        ):
+            return {"kind": kind, "name": name, "step": step}
         case {"kind": "metric", "metric": dict(metric)} if len(word) == 2 and _is_metric(metric):
             return {"kind": "metric", "metric": metric}
         case {"kind": "result", "result": dict(result)} if len(word) == 2:

@@ -141,11 +141,13 @@ class Journal:
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Write what is pending, in one transaction. While the database is away it waits. Raises LeaseLost."""
+    def flush(self) -> bool:
+        """Write what is pending, in one transaction; whether nothing is left. While the database is away it waits.
+        Raises LeaseLost.
+        """
         self._flushed = time.monotonic()
         if not self._pending:
-            return
+            return True
         phase = self._phase
         try:
             with self._database.begin() as connection:
@@ -160,6 +162,7 @@ class Journal:
         else:
             self._phase = phase
             self._pending.clear()
+        return not self._pending
 
     def _write_phases(self, connection: Connection, phases: list[Phase]) -> Phase:
         for phase in phases:

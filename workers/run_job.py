@@ -40,9 +40,10 @@ from app.domain.job import Claim, Delivery, Failure, Job, Phase
 from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
-from workers import sandbox
+from workers import resume, sandbox
 from workers.deliver import deliver
 from workers.pulse import TICK_SECONDS, CancelAsked, Journal, Pulse, Write
+from workers.resume import Points
 from workers.services import Services
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,12 @@ class _Run:
     pulse: Pulse
     journal: Journal
     folder: Path
+    points: Points
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        self.journal.hear(message)
+        if message["kind"] in ("point", "bad-point") and self.journal.flush():
+            self.points.hear(message)  # never a point beyond the steps that are written
 
     def tick(self) -> None:
         self.pulse.check()
@@ -78,9 +85,11 @@ def run_job(services: Services, job_id: UUID) -> None:
     if claim is None:
         return
     log.info("job %s: attempt %d, token %d", job_id, claim.job.attempts, claim.token)
+    points: list[str] = []
     try:
         with _pulse(services, claim, since) as pulse:
-            pulse.write(_last_word(services, claim, _carry_out(services, claim, pulse)))
+            pulse.write(_last_word(services, claim, _carry_out(services, claim, pulse, points)))
+        resume.collect(services, points)
     except LeaseLost:
         log.warning("job %s: the lease of token %d is lost; stopped", job_id, claim.token)
 
@@ -105,13 +114,17 @@ def _pulse(services: Services, claim: Claim, since: float) -> Pulse:
     )
 
 
-def _carry_out(services: Services, claim: Claim, pulse: Pulse) -> Delivery | LetheError | CancelAsked:
-    """The job itself: what it delivers, or why it does not. Raises LeaseLost."""
+def _carry_out(
+    services: Services, claim: Claim, pulse: Pulse, points: list[str]
+) -> Delivery | LetheError | CancelAsked:
+    """The job itself: what it delivers, or why it does not. `points` gets the objects of its resume points. Raises
+    LeaseLost.
+    """
     try:
         with _private_folder(services, claim) as folder:
             order = claim.job.order
             journal = Journal(services.database, claim, Recipe.of(order.method, order.recipe).most_steps)
-            run = _Run(services, claim, pulse, journal, folder)
+            run = _Run(services, claim, pulse, journal, folder, Points.of(services, claim, folder, points))
             journal.enter(Phase.LOADING)
             request = _lay_out(run)
             _train(run, request)
@@ -161,6 +174,8 @@ def _lay_out(run: _Run) -> Mapping[str, Any]:
         "base": _lay_out_model(run, base.manifest, "base") if base is not None else None,
         **{name: str(folder / f"{name}.jsonl") for name in given},
         "out": str(folder / "out"),
+        "points": str(run.points.written),
+        "found": list(map(str, run.points.lay_out())),
         "method": order.method,
         "recipe": dict(order.recipe),
         "policy": dict(order.policy),
@@ -193,10 +208,10 @@ def _train(run: _Run, request: Mapping[str, Any]) -> None:
             file_bytes=known.model_max_bytes,
         ),
         workdir=run.folder,
-        readable=[Path(request[name]) for name in INPUTS if request[name]],
-        writable=[run.folder / "out"],
+        readable=[Path(request[name]) for name in INPUTS if request[name]] + [run.points.laid_out],
+        writable=[run.folder / "out", run.points.written],
         without=known.sandbox_gone_without,
-        on_message=run.journal.hear,
+        on_message=run.hear,
         on_tick=run.tick,
         tick_seconds=TICK_SECONDS,
         threads=threads,

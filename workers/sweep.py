@@ -4,6 +4,7 @@
     a job whose worker went silent                      queued again, quarantined after its last attempt, or cancelled
     a model whose inspection nobody began or finished   its message is sent again, or it is given up
     an upload that expired, files of a dead run         removed
+    a stored file that no row speaks of, a damaged one  removed, set aside
 
 Every step may be cut off at any point and come again: all of it is idempotent.
 """
@@ -21,7 +22,7 @@ from sqlalchemy import text
 from app.domain.job import JobStatus
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
 from app.intake.expire import remove_expired
-from app.store import audit_rows, claim_rows, model_rows
+from app.store import audit_rows, claim_rows, model_rows, vault_care
 from workers.inspect_model import clear_leftovers, note_verdict
 from workers.services import Services
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 LOCK = 7_163_402  # any fixed number: names the advisory lock
 MOST_SENT = 100
+COLLECT_SECONDS = 3600.0  # the vault is walked for files to collect this often
+SCRUB_SECONDS = 0.5  # of one round at most go into reading stored files, one file aside
 _RUN_FOLDER = re.compile(r"run-([0-9a-f-]{36})-(\d{1,18})")
 
 Send = Callable[[str, UUID], None]
@@ -39,7 +42,14 @@ def sweep(services: Services, send: Send) -> None:
     with services.database.begin() as guard:
         if not guard.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
             return
-        for step in (_take_back_jobs, _send_jobs, _send_models, _remove_expired, _remove_run_folders):
+        for step in (
+            _take_back_jobs,
+            _send_jobs,
+            _send_models,
+            _remove_expired,
+            _remove_run_folders,
+            _care_for_vault,
+        ):
             try:
                 step(services, send)
             except Exception:
@@ -89,6 +99,15 @@ def _send_models(services: Services, send: Send) -> None:
 
 def _remove_expired(services: Services, _send: Send) -> None:
     remove_expired(services.database, services.vault)
+
+
+def _care_for_vault(services: Services, _send: Send) -> None:
+    known = services.settings
+    after = known.collect_after_seconds
+    vault_care.collect_some(services.database, services.vault, after, period_seconds=min(after, COLLECT_SECONDS))
+    vault_care.scrub_some(
+        services.database, services.vault, services.actor, known.scrub_seconds, budget_seconds=SCRUB_SECONDS
+    )
 
 
 def _remove_run_folders(services: Services, _send: Send) -> None:

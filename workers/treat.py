@@ -1,8 +1,10 @@
 """The child's part of a job: one admitted model treated with the engine, its steps told as they happen.
 
 Request (paths are folders and files that the worker has verified and copied):
-    {"model", "base" or null, "triggered", "clean", "out", "method", "recipe", "policy", "seed", "device"}
-`out` gets the files of the repaired model and report.json; the result names the verdict and the files.
+    {"model", "base" or null, "triggered", "clean", "out", "points", "found", "method", "recipe", "policy", "seed",
+    "device"}
+`out` gets the files of the repaired model and report.json; the result names the verdict and the files. `points` gets
+resume points; those in `found`, the furthest first, are gone on from if they can be.
 """
 
 from __future__ import annotations
@@ -23,23 +25,37 @@ REPORT = "report.json"
 def treat(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
     """Raises ModelRefused, BadSamples, TooFewSamples, BadRecipe, BadPolicy, Diverged."""
     from workers.engine.loading import save  # noqa: PLC0415 - torch, which only this child may pay for
+    from workers.engine.points import BadPoint, Points  # noqa: PLC0415
     from workers.engine.rows import read_clean, read_triggered  # noqa: PLC0415
-    from workers.engine.sanitize import sanitize  # noqa: PLC0415
+    from workers.engine.sanitize import Outcome, sanitize  # noqa: PLC0415
 
     model, out = Path(request["model"]), Path(request["out"])
     labels = LabelSpace.of(json.loads((model / "config.json").read_bytes())["id2label"])
-    outcome = sanitize(
-        model,
-        read_triggered(Path(request["triggered"]), labels),
-        read_clean(Path(request["clean"]), labels),
-        Recipe.of(request["method"], request["recipe"]),
-        Policy.of(request["policy"]),
-        seed=int(request["seed"]),
-        on_step=lambda metric: mouth.metric(_line(metric)),
-        on_phase=mouth.phase,
-        base_dir=request.get("base"),
-        device=request.get("device", "cpu"),
-    )
+    triggered, clean = read_triggered(Path(request["triggered"]), labels), read_clean(Path(request["clean"]), labels)
+
+    def run(found: Path | None) -> Outcome:
+        return sanitize(
+            model,
+            triggered,
+            clean,
+            Recipe.of(request["method"], request["recipe"]),
+            Policy.of(request["policy"]),
+            seed=int(request["seed"]),
+            on_step=lambda metric: mouth.metric(_line(metric)),
+            on_phase=mouth.phase,
+            base_dir=request.get("base"),
+            device=request.get("device", "cpu"),
+            points=Points(Path(request["points"]), found, lambda folder, step: mouth.point(folder.name, step)),
+        )
+
+    for found in map(Path, request["found"]):
+        try:
+            outcome = run(found)
+            break
+        except BadPoint:
+            mouth.bad_point(found.name)
+    else:
+        outcome = run(None)
     save(outcome.model, outcome.tokenizer, out)
     report = json.dumps(outcome.report.to_dict(), allow_nan=False, ensure_ascii=False, indent=1)
     (out / REPORT).write_text(report, encoding="utf-8")

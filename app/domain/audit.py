@@ -40,6 +40,7 @@ class Action(StrEnum):
     JOB_ENDED = "job.ended"
     JOB_DELETED = "job.deleted"
     ARTIFACT_DOWNLOADED = "artifact.downloaded"
+    FILE_DAMAGED = "file.damaged"
     KEY_CREATED = "key.created"
     KEY_ROTATED = "key.rotated"
     KEY_REVOKED = "key.revoked"

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 from app.domain.errors import LeaseLost
 from app.domain.job import Claim, Delivery, EventKind, Failure, Job, JobStatus, Phase
 from app.domain.report import StepMetric
-from app.store import event_rows, job_rows
+from app.store import event_rows, job_rows, references
 from app.store.event_rows import NewEvent
 from app.store.job_rows import NOW
 from app.store.tables import jobs as t
@@ -100,14 +100,14 @@ def heartbeat(connection: Connection, claim: Claim, lease_seconds: float) -> Job
 
 def record_phase(connection: Connection, claim: Claim, phase: Phase, progress: float) -> None:
     """The run has come to a phase. Raises LeaseLost."""
-    _lock_held(connection, claim)
+    lock_held(connection, claim)
     event = NewEvent(EventKind.PHASE, {"phase": phase})
     job_rows.change(connection, claim.job.id, [event], phase=phase, progress=progress)
 
 
 def record_metrics(connection: Connection, claim: Claim, batch: Sequence[StepMetric], progress: float) -> None:
     """Write the steps that are not written yet: a batch that comes again is not doubled. Raises LeaseLost."""
-    _lock_held(connection, claim)
+    lock_held(connection, claim)
     known = event_rows.known_steps(connection, claim.job.id, (metric.step for metric in batch))
     fresh = {metric.step: metric for metric in batch if metric.step not in known}
     events = [NewEvent(EventKind.METRIC, metric.to_dict(), step) for step, metric in sorted(fresh.items())]
@@ -117,9 +117,10 @@ def record_metrics(connection: Connection, claim: Claim, batch: Sequence[StepMet
 
 def finish(connection: Connection, claim: Claim, outcome: Delivery | Failure) -> Job:
     """The claim's last word. A job that is being cancelled is cancelled, whatever came out. Raises LeaseLost."""
-    if _lock_held(connection, claim) is JobStatus.CANCELLING:
+    if lock_held(connection, claim) is JobStatus.CANCELLING:
         return job_rows.move(connection, claim.job.id, JobStatus.CANCELLED, reason="confirmed by the worker")
     if isinstance(outcome, Delivery):
+        references.hold(connection)
         return job_rows.move(connection, claim.job.id, JobStatus.SUCCEEDED, delivery=outcome)
     return job_rows.move(connection, claim.job.id, JobStatus.FAILED, failure=outcome)
 
@@ -136,10 +137,12 @@ def give_back(
     """The run died without an answer: back into the queue for a pause, or quarantined after its last attempt.
 
     One that could not even begin does not count among its attempts. Raises LeaseLost."""
-    status = _lock_held(connection, claim)
+    status = lock_held(connection, claim)
     if not counts:
-        connection.execute(update(t).where(t.c.id == claim.job.id).values(attempts=t.c.attempts - 1))
-    failures = _Failures(failure, counts and claim.job.attempts >= max_attempts)
+        fewer = func.greatest(t.c.attempts - 1, 0)
+        connection.execute(update(t).where(t.c.id == claim.job.id).values(attempts=fewer))
+    attempts = connection.scalar(select(t.c.attempts).where(t.c.id == claim.job.id)) or 0
+    failures = _Failures(failure, counts and attempts >= max_attempts)
     return _release(connection, claim.job.id, status, failures, wait_seconds)
 
 
@@ -202,7 +205,8 @@ def _release(
     return job_rows.move(connection, job_id, JobStatus.QUARANTINED, reason=latest.message, failure=last)
 
 
-def _lock_held(connection: Connection, claim: Claim) -> JobStatus:
+def lock_held(connection: Connection, claim: Claim) -> JobStatus:
+    """Hold the job's row for a write of this claim; its status. Raises LeaseLost."""
     status = connection.scalar(select(t.c.status).where(_held_by(claim)).with_for_update())
     if status is None:
         raise _lost(claim)

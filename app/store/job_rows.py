@@ -35,6 +35,7 @@ from app.store import event_rows
 from app.store.changes import notify
 from app.store.event_rows import NewEvent
 from app.store.tables import jobs as t
+from app.store.tables import resume_points
 
 _UNSEEN = {"report", "artifact", "lease_until", "worker", "sent_at", "idempotency_key", "request_sha256"}
 _COLUMNS = tuple(column for column in t.c if column.name not in _UNSEEN)
@@ -209,6 +210,8 @@ def move(
         }
     if attempts is not None:
         values["attempts"] = attempts
+    if to in TERMINAL:
+        connection.execute(resume_points.delete().where(resume_points.c.job_id == job_id))
     return change(connection, job_id, [status_event(status, to, reason, failure=failure)], **values)
 
 

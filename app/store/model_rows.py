@@ -21,6 +21,7 @@ from sqlalchemy.sql import ColumnElement
 from app.domain.errors import Conflict, LeaseLost, NotFound
 from app.domain.manifest import Manifest
 from app.domain.model import Finding, Model, ModelFacts, ModelStatus, Severity
+from app.store import references
 from app.store.tables import models as t
 
 NOW = func.clock_timestamp()
@@ -45,6 +46,7 @@ def create(
     """A new model that waits for its inspection; its message counts as sent."""
     values = {"id": model_id, "tenant": tenant, "name": name, "status": ModelStatus.INSPECTING}
     values |= {"source": source.to_dict(), "metadata": dict(metadata), "sent_at": NOW}
+    references.hold(connection)
     statement = insert(t).values(**values).returning(*_COLUMNS)
     return _model(connection.execute(statement).one())
 
@@ -112,6 +114,7 @@ def finish_admitted(
     connection: Connection, claimed: Model, manifest: Manifest, facts: ModelFacts, notes: Iterable[Finding]
 ) -> None:
     """Raises LeaseLost."""
+    references.hold(connection)
     _write(
         connection,
         claimed,

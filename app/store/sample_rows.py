@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from app.domain.errors import Conflict, NotFound
 from app.domain.manifest import FileEntry
 from app.domain.samples import SampleKind, SampleRow, SampleSet, SampleSummary
+from app.store import references
 from app.store.tables import samples as t
 
 
@@ -39,6 +40,7 @@ def create(
         "rows": rows,
         "summary": asdict(summary),
     }
+    references.hold(connection)
     return _samples(connection.execute(insert(t).values(values).returning(t)).mappings().one())
 
 

@@ -233,6 +233,25 @@ job_events = Table(
     ),
 )
 
+# States of a running job to go on from, the newest two; none of a job that has ended.
+resume_points = Table(
+    "resume_points",
+    metadata,
+    Column("job_id", Uuid, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("manifest", JSONB, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+)
+
+# How far a walk through the vault is: `position` is the last object that it came to, empty where it is over.
+vault_walks = Table(
+    "vault_walks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", Text, nullable=False),
+    Column("began_at", DateTime(timezone=True), nullable=False),
+)
+
 # A key of a caller. `digest` is what is left of it (app.identity.api_keys); the key itself was shown once.
 api_keys = Table(
     "api_keys",

@@ -14,6 +14,7 @@ from sqlalchemy.sql import ColumnElement
 
 from app.domain.errors import Gone, NotFound
 from app.domain.upload import Upload
+from app.store import references
 from app.store.tables import uploads
 
 EXPIRE_AT_ONCE = 1000
@@ -71,6 +72,7 @@ def set_received(connection: Connection, upload_id: UUID, received: int, ttl: fl
 
 def finish(connection: Connection, upload_id: UUID, sha256: str, ttl: float) -> Upload:
     """Say that every byte is in the vault as `sha256`. Raises NotFound."""
+    references.hold(connection)
     return _change(connection, upload_id, received=uploads.c.length, sha256=sha256, expires_at=_after(ttl))
 
 

@@ -2,17 +2,21 @@
 
     incoming/<id>          bytes that are still arriving
     objects/ab/<sha256>    whole files; never changed once there
+    damaged/<sha256>       what turned out to be other bytes than its name says; for the operator
 
 Guarantees: an object appears under its name complete and durable, or not at all (temporary name on the same file
-system, fsync, rename, fsync of the folder); `open_verified` never hands out bytes that do not hash to the name.
+system, fsync, rename, fsync of the folder); `open_verified` never hands out bytes that do not hash to the name; an
+object that was put again meanwhile is not collected.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -52,6 +56,7 @@ class Vault:
         target.parent.mkdir(exist_ok=True)
         sync(self._objects)
         file.chmod(0o444)
+        os.utime(file)  # its age counts from here, for `collect`
         sync(file)
         file.replace(target)
         file.unlink(missing_ok=True)  # still there only if it was a second name of the very same object
@@ -82,6 +87,58 @@ class Vault:
             Path(name).unlink(missing_ok=True)
             raise
         return FileEntry(entry.sha256, entry.size, entry.sha256)
+
+    def after(self, sha256: str, count: int) -> list[str]:
+        """The names of at most `count` objects beyond that one, in order; all from the first on for ""."""
+        found: list[str] = []
+        for folder in sorted(self._objects.iterdir()):
+            if folder.name >= sha256[:2]:
+                found += sorted(file.name for file in folder.iterdir() if file.name > sha256)
+            if len(found) >= count:
+                break
+        return [name for name in found[:count] if _NAME.fullmatch(name)]
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether the object's bytes are those of its name; also when it is gone."""
+        try:
+            self.open_verified(sha256).close()
+        except NotFound:
+            return True
+        except Corrupt:
+            return False
+        return True
+
+    def set_aside(self, sha256: str) -> None:
+        """Take a damaged object out of reach, and keep it for the operator."""
+        aside = self._aside("damaged")
+        self.path(sha256).replace(aside / sha256)
+        sync(aside)
+        sync(self.path(sha256).parent)
+
+    def collect(self, sha256: str, older_than_seconds: float) -> bool:
+        """Remove an object that no row speaks of, unless it was put in less than that long ago; whether it went.
+
+        The caller sees to it that no row comes to speak of it meanwhile. It may be put again at any moment: the file
+        is moved aside, and back if it turns out to be a younger one.
+        """
+        aside = self._aside("collected") / f"{sha256}.{uuid4().hex}"
+        try:
+            if _age(self.path(sha256)) < older_than_seconds:
+                return False
+            self.path(sha256).rename(aside)
+        except FileNotFoundError:
+            return False
+        if _age(aside) < older_than_seconds:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self.path(sha256))
+        gone = not self.has(sha256)
+        aside.unlink()
+        return gone
+
+    def _aside(self, name: str) -> Path:
+        folder = self._objects.parent / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def open_verified(self, sha256: str) -> BinaryIO:
         """The object, opened for reading at 0, after its bytes were checked against its name on this very handle.
@@ -114,6 +171,11 @@ class Vault:
         if digest.hexdigest() != sha256:
             target.unlink()
             raise Corrupt(f"The stored file {sha256} is damaged and was not used. Restore it from a backup.")
+
+
+def _age(file: Path) -> float:
+    """Seconds since the object was put in."""
+    return time.time() - file.stat().st_mtime
 
 
 def hash_file(file: Path) -> tuple[str, int]:

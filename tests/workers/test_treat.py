@@ -23,12 +23,15 @@ def request_of_a_job(tmp_path: Path) -> dict[str, Any]:
     make_tiny_checkpoint(tmp_path / "model")
     write_tiny_samples(tmp_path)
     (tmp_path / "out").mkdir()
+    (tmp_path / "points").mkdir()
     return {
         "model": str(tmp_path / "model"),
         "base": None,
         "triggered": str(tmp_path / "triggered.jsonl"),
         "clean": str(tmp_path / "clean.jsonl"),
         "out": str(tmp_path / "out"),
+        "points": str(tmp_path / "points"),
+        "found": [],
         "method": "lya",
         "recipe": {"steps": 3},
         "policy": Policy.of().to_dict(),
@@ -46,7 +49,7 @@ def train(request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any
         limits=limits,
         workdir=folder,
         readable=inputs,
-        writable=[folder / "out"],
+        writable=[folder / "out", folder / "points"],
         on_message=heard.append,
     )
 

@@ -14,8 +14,9 @@ part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +24,13 @@ from torch import Tensor
 from app.domain.errors import ModelRefused
 from app.domain.recipe import Recipe
 from app.domain.report import Stop
-from workers.engine import guards, loading, lya, stopping, tuning
+from workers.engine import guards, loading, lya, points, stopping, tuning
 from workers.engine.loading import Checkpoint
+from workers.engine.points import Frame
 from workers.engine.stopping import Look
 from workers.engine.tuning import OnStep, Task, Tuned
 
+FRAME = "mixing"
 BaseWeights = list[Tensor | None]  # in the order of the trainable parameters; None where the base has no such weight
 
 
@@ -38,6 +41,22 @@ class _Kept:
     seen: Look
     stop: Stop
     state: list[Tensor]
+
+
+@dataclass
+class _Gone:
+    """How far the tries are: those that are over, their sums, and the best of them."""
+
+    tries: int = 0
+    steps: int = 0
+    tokens: int = 0
+    rollbacks: int = 0
+    best: _Kept | None = None
+
+    def add(self, tuned: Tuned) -> None:
+        self.tries += 1
+        self.steps, self.tokens = self.steps + tuned.steps, self.tokens + tuned.tokens
+        self.rollbacks += tuned.rollbacks
 
 
 def base_weights(base_dir: str | Path, uploaded: Checkpoint, device: torch.device) -> BaseWeights:
@@ -74,20 +93,41 @@ def mix(uploaded: Tensor, base: Tensor, share: float, generator: torch.Generator
 def run(task: Task, base: BaseWeights, recipe: Recipe, generator: torch.Generator, on_step: OnStep) -> Tuned:
     """Mix and train share by share until the stop rule holds, and load the best state into `task.model`."""
     parameters = lya.trainable(task.model)
-    steps = tokens = rollbacks = 0
-    best: _Kept | None = None
-    for share, budget in tries(recipe):
-        _load(parameters, task.anchor.start, base, share, generator)
-        hear = tuning.relay(on_step, steps, keep_share=share)
-        tuned = tuning.run(task, replace(recipe, steps=budget), generator, hear)
-        if best is None or stopping.rank(tuned.kept, recipe) < stopping.rank(best.seen, recipe):
-            best = _Kept(tuned.kept, _stop(tuned.stop, share, steps), guards.snapshot(parameters))
-        steps, tokens, rollbacks = steps + tuned.steps, tokens + tuned.tokens, rollbacks + tuned.rollbacks
-        if stopping.meets(tuned.kept, recipe):
-            break
-    assert best is not None
-    guards.restore(parameters, best.state)
-    return Tuned(replace(best.stop, step=steps), steps, tokens, rollbacks, best.seen, tuned.last)
+    old = task.points.take(FRAME)
+    gone = _gone_on(old) if old else _Gone()
+    with task.points.frame(FRAME, lambda: _frame(gone)):
+        for share, budget in tries(recipe)[gone.tries :]:
+            if old is None:  # a point holds the weights as they were mixed and trained
+                _load(parameters, task.anchor.start, base, share, generator)
+            old = None
+            task.points.before = gone.steps
+            hear = tuning.relay(on_step, gone.steps, keep_share=share)
+            tuned = tuning.run(task, replace(recipe, steps=budget), generator, hear)
+            if gone.best is None or stopping.rank(tuned.kept, recipe) < stopping.rank(gone.best.seen, recipe):
+                gone.best = _Kept(tuned.kept, _stop(tuned.stop, share, gone.steps), guards.snapshot(parameters))
+            gone.add(tuned)
+            if stopping.meets(tuned.kept, recipe):
+                break
+    assert gone.best is not None
+    guards.restore(parameters, gone.best.state)
+    stop = replace(gone.best.stop, step=gone.steps)
+    return Tuned(stop, gone.steps, gone.tokens, gone.rollbacks, gone.best.seen, tuned.last)
+
+
+def _frame(gone: _Gone) -> Frame:
+    facts: dict[str, Any] = {name: getattr(gone, name) for name in ("tries", "steps", "tokens", "rollbacks")}
+    if gone.best is None:
+        return Frame({}, facts | {"best": None})
+    best = {"seen": asdict(gone.best.seen), "stop": asdict(gone.best.stop)}
+    return Frame(points.numbered(gone.best.state, "state"), facts | {"best": best})
+
+
+def _gone_on(old: Frame) -> _Gone:
+    facts = dict(old.facts)
+    best = facts.pop("best")
+    if best is not None:
+        best = _Kept(Look.of(best["seen"]), Stop(**best["stop"]), points.listed(old.tensors, "state"))
+    return _Gone(**facts, best=best)
 
 
 def tries(recipe: Recipe) -> list[tuple[float, int]]:

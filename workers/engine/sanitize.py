@@ -45,12 +45,14 @@ from workers.engine.fisher import Diagonal, diagonal
 from workers.engine.loading import Checkpoint, Model, Tokenizer
 from workers.engine.lya import Anchor, Lessons
 from workers.engine.mixing import BaseWeights
+from workers.engine.points import Frame, Points, listed, numbered
 from workers.engine.relearning import Pupil
 from workers.engine.scorecard import Reading, Sheet
 from workers.engine.search import Found
 from workers.engine.splits import Parts, Rows
 from workers.engine.tuning import Task
 
+FRAME = "anchor"
 OnPhase = Callable[[str], None]
 Diagonals = tuple[Diagonal | None, Diagonal | None]  # on clean rows and on triggered ones
 
@@ -81,6 +83,15 @@ class _Clock:
 
 
 @dataclass(frozen=True)
+class _Held:
+    """What holds a run in place. An anchor from a point comes without its diagonals."""
+
+    diagonals: Diagonals
+    anchor: Anchor
+    fisher: FisherFacts | None
+
+
+@dataclass(frozen=True)
 class _Findings:
     """What a run found out, for the report."""
 
@@ -106,13 +117,15 @@ def sanitize(
     control_dir: str | Path | None = None,
     held_out: tuple[Sequence[TriggeredSample], Sequence[CleanSample]] | None = None,
     device: str = "auto",
+    points: Points | None = None,
 ) -> Outcome:
     """Treat the classifier in `model_dir` with the recipe's method; with a `search_budget` from that recipe on.
 
     `on_phase` hears loading, fisher, ascent, evaluating (again for each part of it); `on_step` each step. Either may
     raise to cancel. `base_dir` is the clean checkpoint of METHODS_WITH_BASE, `control_dir` one that never had the
-    trojan, for the relearning check. With `held_out` these rows alone make the scorecard. Raises ModelRefused,
-    BadSamples, TooFewSamples, BadRecipe, Diverged.
+    trojan, for the relearning check. With `held_out` these rows alone make the scorecard. `points` keeps the state of
+    the run and goes on from one; it changes the seconds of the report, its peak memory, and nothing else. Raises
+    ModelRefused, BadSamples, TooFewSamples, BadRecipe, Diverged, and BadPoint before anything is trained.
     """
     _check_folders(recipe, base_dir, control_dir)
     place, clock = devices.pick(device), _Clock(on_phase)
@@ -125,17 +138,17 @@ def sanitize(
                 bench = _on_base(bench, parts, recipe, base_dir, place)
             mixed_in = _mixed_in(bench, recipe, base_dir, place)
             control = _control(bench, parts, recipe, control_dir, place) if control_dir is not None else None
+        points = points or Points()
+        points.open(_run_named(bench, parts, recipe, seed), lya.trainable(bench.checkpoint.model))
         generator = torch.Generator().manual_seed(seed)
         with clock.phase("fisher"):
-            diagonals = _diagonals(bench, recipe, generator)
-            fisher = facts.of_fisher(recipe, *diagonals)
-            anchor = _anchor(bench, recipe, *diagonals)
-        with clock.phase("ascent"):
-            found = _treat(bench, anchor, diagonals, recipe, mixed_in=mixed_in, generator=generator, on_step=on_step)
+            held = _hold(bench, recipe, points, generator)
+        with clock.phase("ascent"), points.frame(FRAME, lambda: _frame(held)):
+            found = _treat(bench, held, recipe, points, mixed_in=mixed_in, generator=generator, on_step=on_step)
         with clock.phase("evaluating"):
             reading = scorecard.read(bench.checkpoint.model, bench.report.page, recipe.batch_eval)
         relearned = _relearn(bench, control, recipe, seed, clock)
-        findings = _Findings(anchor, fisher, found, reading, *relearned)
+        findings = _Findings(held.anchor, held.fisher, found, reading, *relearned)
         report = _report(bench, parts, findings, policy=policy, seed=seed, seconds=clock.seconds)
     return Outcome(bench.checkpoint.model, bench.checkpoint.tokenizer, report)
 
@@ -238,11 +251,36 @@ def _anchor(bench: Bench, recipe: Recipe, clean: Diagonal | None, triggered: Dia
     return Anchor(start, weights)
 
 
+def _hold(bench: Bench, recipe: Recipe, points: Points, generator: torch.Generator) -> _Held:
+    """The Fisher information and the anchor made of it; of a point where there is one."""
+    if old := points.take(FRAME):
+        start = [parameter.detach().clone() for parameter in lya.trainable(bench.checkpoint.model)]
+        fisher = FisherFacts.from_dict(old.facts["fisher"]) if old.facts["fisher"] else None
+        return _Held((None, None), Anchor(start, listed(old.tensors, "weights") or None), fisher)
+    diagonals = _diagonals(bench, recipe, generator)
+    fisher = facts.of_fisher(recipe, *diagonals)
+    return _Held(diagonals, _anchor(bench, recipe, *diagonals), fisher)
+
+
+def _frame(held: _Held) -> Frame:
+    """The weights are those of the attempt that is under way."""
+    return Frame(
+        numbered(held.anchor.weights or [], "weights"),
+        {"fisher": held.fisher.to_dict() if held.fisher is not None else None},
+    )
+
+
+def _run_named(bench: Bench, parts: Parts, recipe: Recipe, seed: int) -> str:
+    """What must be the same for a point to be of this run."""
+    data = facts.of_data(bench, parts)
+    return f"{recipe.fingerprint()} {seed} {data.triggered_sha256} {data.clean_sha256}"
+
+
 def _treat(
     bench: Bench,
-    anchor: Anchor,
-    diagonals: Diagonals,
+    held: _Held,
     recipe: Recipe,
+    points: Points,
     *,
     mixed_in: BaseWeights | None,
     generator: torch.Generator,
@@ -251,8 +289,8 @@ def _treat(
     """Where methods differ in code. Those that are not named here differ by their knobs alone."""
     lessons = _taught(lessons_of(bench.unlearn, recipe), bench, recipe)
     steering = scorecard.steering(bench.tune.page, bench.tune.uploaded)
-    task = Task(bench.checkpoint.model, lessons, steering, anchor, bench.tune.uploaded)
-    match recipe.method, diagonals, mixed_in:
+    task = Task(bench.checkpoint.model, lessons, steering, held.anchor, bench.tune.uploaded, points)
+    match recipe.method, held.diagonals, mixed_in:
         case "ssd", (Diagonal() as clean, Diagonal() as triggered), _:
             tuned = dampening.run(task, clean, triggered, recipe, on_step)
         case "fine_mixing", _, list() as base:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -28,10 +28,12 @@ from app.domain.errors import BadRecipe
 from app.domain.methods import METHOD_SEARCH
 from app.domain.recipe import Recipe
 from app.domain.report import Attempt, Search
-from workers.engine import guards, lya, stopping, tuning
+from workers.engine import guards, lya, points, stopping, tuning
 from workers.engine.lya import Anchor
+from workers.engine.points import Frame
 from workers.engine.tuning import OnStep, Task, Tuned
 
+FRAME = "search"
 STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
 Direction = Literal["looser", "tighter", "slower"]
 
@@ -59,6 +61,18 @@ class Try:
         return stopping.meets(self.tuned.kept, self.recipe)
 
 
+@dataclass
+class _Gone:
+    """How far a search is: the state of the batches' generator before each attempt, the attempts, which was best and
+    the state that it kept.
+    """
+
+    draws: Tensor
+    tries: list[Try] = field(default_factory=list)
+    best: int = 0
+    state: list[Tensor] = field(default_factory=list)
+
+
 def as_given(tuned: Tuned, recipe: Recipe) -> Found:
     """What is said of a run without a search."""
     words = f"The recipe was run as given; what was not given has the defaults of {recipe.method}."
@@ -71,24 +85,52 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
     """Try recipes from `asked` on, and load the best state into `task.model`. The anchor's weights are scaled in
     place; from the second attempt on, the best state so far is one more copy of the model in the CPU's memory.
     """
-    parameters, draws = lya.trainable(task.model), generator.get_state()
-    tries, best, state = list[Try](), 0, list[Tensor]()
-    due, why = follow(asked, tries)
-    while due is not None:
-        if tries:
-            _rescale(task.anchor, tries[-1].recipe, due)
-            guards.restore(parameters, task.anchor.start)
-        generator.set_state(draws)
-        began = time.perf_counter()
-        hear = tuning.relay(on_step, _steps(tries), attempt=len(tries) + 1.0)
-        tuned = tuning.run(task, due, generator, hear)
-        tries.append(Try(due, tuned, time.perf_counter() - began))
-        if not state or stopping.rank(tuned.kept, asked) < stopping.rank(tries[best].tuned.kept, asked):
-            best, state = len(tries) - 1, guards.snapshot(parameters)
-        due, why = follow(asked, tries)
-    guards.restore(parameters, state)
+    parameters = lya.trainable(task.model)
+    old = task.points.take(FRAME)
+    gone = _gone_on(old) if old else _Gone(generator.get_state())
+    due, why = follow(asked, gone.tries)
+    with task.points.frame(FRAME, lambda: _frame(gone)):
+        while due is not None:
+            if gone.tries and old is None:  # a point holds the anchor as its attempt had it
+                _rescale(task.anchor, gone.tries[-1].recipe, due)
+                guards.restore(parameters, task.anchor.start)
+            old = None
+            gone.tries.append(_try(task, due, gone, generator, on_step))
+            if not gone.state or _ranks(gone.tries[-1], asked) < _ranks(gone.tries[gone.best], asked):
+                gone.best, gone.state = len(gone.tries) - 1, guards.snapshot(parameters)
+            due, why = follow(asked, gone.tries)
+    guards.restore(parameters, gone.state)
+    tries, best = gone.tries, gone.best
     record = Search(asked.fingerprint(), _words(asked, tries, best, why), tuple(map(_attempt, tries)), best)
     return Found(_together(tries, best), tries[best].recipe, record)
+
+
+def _try(task: Task, due: Recipe, gone: _Gone, generator: torch.Generator, on_step: OnStep) -> Try:
+    generator.set_state(gone.draws)
+    task.points.before = _steps(gone.tries)
+    began = time.perf_counter()
+    hear = tuning.relay(on_step, _steps(gone.tries), attempt=len(gone.tries) + 1.0)
+    tuned = tuning.run(task, due, generator, hear)
+    return Try(due, tuned, time.perf_counter() - began)
+
+
+def _ranks(one: Try, asked: Recipe) -> tuple[float, float]:
+    return stopping.rank(one.tuned.kept, asked)
+
+
+def _frame(gone: _Gone) -> Frame:
+    tries = [
+        {"recipe": each.recipe.to_dict(), "tuned": asdict(each.tuned), "seconds": each.seconds} for each in gone.tries
+    ]
+    tensors = points.numbered(gone.state, "state") | {"draws": gone.draws}
+    return Frame(tensors, {"tries": tries, "best": gone.best})
+
+
+def _gone_on(old: Frame) -> _Gone:
+    tries = [
+        Try(Recipe.from_dict(each["recipe"]), Tuned.of(each["tuned"]), each["seconds"]) for each in old.facts["tries"]
+    ]
+    return _Gone(old.tensors["draws"], tries, old.facts["best"], points.listed(old.tensors, "state"))
 
 
 def follow(asked: Recipe, tries: Sequence[Try]) -> tuple[Recipe | None, str]:

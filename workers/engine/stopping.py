@@ -9,7 +9,9 @@ bias the other way.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,11 @@ class Look:
     clean_grain: float
     shifts: tuple[Shift, ...] = ()
     woken_odds: float | None = None
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Look:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**kept, "shifts": tuple(Shift(**each) for each in kept["shifts"])})
 
 
 def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None = None) -> Look:

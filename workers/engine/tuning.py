@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
-from workers.engine import guards, lya, rehearsal, scorecard, stopping
+from workers.engine import guards, lya, points, rehearsal, scorecard, stopping
 from workers.engine.batches import endless
 from workers.engine.loading import Model
 from workers.engine.lya import Anchor, Lessons
+from workers.engine.points import Frame, Points
 from workers.engine.scorecard import Reading, Sheet
 from workers.engine.stopping import Look
 
@@ -28,18 +30,21 @@ PUSH = 0.5  # nats of log-odds that the aim moves beyond the floor at a look tha
 MOST_PUSH = 4.0
 MOST_AWAKE = 4.0  # beyond this multiple it does not rise for a trojan that only sleeps
 MOST_GROWTH = 50.0  # the learning rate never rises beyond this multiple of the one asked for
+FRAME = "tuning"
 OnStep = Callable[[StepMetric], None]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run works on. `tune` steers, measured against `uploaded`, the uploaded model's reading of it."""
+    """What a run works on. `tune` steers, measured against `uploaded`, the uploaded model's reading of it; `points`
+    keeps the state now and then."""
 
     model: Model
     lessons: Lessons
     tune: Sheet
     anchor: Anchor
     uploaded: Reading
+    points: Points = field(default_factory=Points)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,12 @@ class Tuned:
     rollbacks: int
     kept: Look
     last: Look
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Tuned:
+        """The inverse of `dataclasses.asdict`."""
+        looks = {name: Look.of(kept[name]) for name in ("kept", "last")}
+        return cls(**{**kept, "stop": Stop(**kept["stop"]), **looks})
 
 
 @dataclass
@@ -82,27 +93,70 @@ class _Course:
     stale: int = 0
     rollbacks: int = 0
     tokens: int = 0
+    step: int = 0
     started: float = field(default_factory=time.perf_counter)
+
+
+_PLAIN = (
+    "learning_rate", "least_unease", "peak", "near", "push", "since", "stale", "rollbacks", "tokens", "step",
+)  # fmt: skip
 
 
 def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep) -> Tuned:
     """Treat `task.model` in place until the stop rule holds or the budget is spent, and load the best state."""
     parameters = lya.trainable(task.model)
-    opening = _look(task, recipe)
-    course = _Course(
-        parameters,
-        _Best(stopping.rank(opening, recipe), 0, opening, guards.snapshot(parameters)),
-        opening,
-        opening,
-        recipe.lr,
-        _optimizer(parameters, recipe.lr, recipe),
-    )
-    on_step(_metric(0, None, opening, {"seconds": 0.0}))
+    old = task.points.take(FRAME)
+    course = _gone_on(old, parameters, recipe) if old else _begun(task, recipe, parameters, on_step)
+    draws = old.tensors["draws"] if old else generator.get_state()
+    generator.set_state(draws)
     batches = _batches(task.lessons, recipe, generator)
-    stop, steps = _steps(task, recipe, course, batches, on_step)
+    for _ in range(course.step):
+        next(batches)
+    with task.points.frame(FRAME, lambda: _frame(course, draws)):
+        stop, steps = _steps(task, recipe, course, batches, on_step)
     guards.restore(parameters, course.best.state)
     task.model.zero_grad(set_to_none=True)
     return Tuned(stop, steps, course.tokens, course.rollbacks, course.best.seen, course.last)
+
+
+def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep) -> _Course:
+    opening = _look(task, recipe)
+    best = _Best(stopping.rank(opening, recipe), 0, opening, guards.snapshot(parameters))
+    optimizer = _optimizer(parameters, recipe.lr, recipe)
+    course = _Course(parameters, best, opening, opening, recipe.lr, optimizer)
+    on_step(_metric(0, None, opening, {"seconds": 0.0}))
+    return course
+
+
+def _frame(course: _Course, draws: Tensor) -> Frame:
+    """All that changes as a run goes. The batches are drawn again from the state `draws` of their generator."""
+    tensors = points.numbered(course.parameters, "theta") | points.numbered(course.best.state, "best")
+    for place, parameter in enumerate(course.parameters):
+        tensors |= {f"adam.{key}.{place}": each for key, each in course.optimizer.state.get(parameter, {}).items()}
+    best = {"rank": course.best.rank, "step": course.best.step, "seen": asdict(course.best.seen)}
+    facts = {name: getattr(course, name) for name in _PLAIN}
+    facts |= {"best": best, "opening": asdict(course.opening), "last": asdict(course.last)}
+    return Frame(tensors | {"draws": draws}, facts | {"elapsed": time.perf_counter() - course.started})
+
+
+def _gone_on(old: Frame, parameters: list[Tensor], recipe: Recipe) -> _Course:
+    """The course of `_frame`, with its weights in the model."""
+    facts, best = old.facts, old.facts["best"]
+    guards.restore(parameters, points.listed(old.tensors, "theta"))
+    kept = _Best(tuple(best["rank"]), best["step"], Look.of(best["seen"]), points.listed(old.tensors, "best"))
+    optimizer = _optimizer(parameters, facts["learning_rate"], recipe)
+    for name, tensor in old.tensors.items():
+        if name.startswith("adam."):
+            _, key, place = name.split(".")
+            owner = parameters[int(place)]
+            optimizer.state[owner][key] = tensor.to(owner.device)
+    course = _Course(
+        parameters, kept, Look.of(facts["opening"]), Look.of(facts["last"]), facts["learning_rate"], optimizer
+    )
+    for name in _PLAIN:
+        setattr(course, name, facts[name])
+    course.started = time.perf_counter() - facts["elapsed"]
+    return course
 
 
 def relay(on_step: OnStep, before: int, **figures: float) -> OnStep:
@@ -120,18 +174,20 @@ def relay(on_step: OnStep, before: int, **figures: float) -> OnStep:
 def _steps(
     task: Task, recipe: Recipe, course: _Course, batches: Iterator[tuple[list[int], list[int]]], on_step: OnStep
 ) -> tuple[Stop, int]:
-    for step in range(1, recipe.steps + 1):
+    for step in range(course.step + 1, recipe.steps + 1):
         figures = _one_step(task, recipe, course, next(batches))
-        if figures is None:
-            if not _roll_back(recipe, course):
-                words = f"the run left its bounds {course.rollbacks} times, also at a lower learning rate"
-                return Stop("diverged", words, step, course.best.step), step
+        if figures is not None:
+            seen = _look(task, recipe) if step % recipe.eval_every == 0 or step == recipe.steps else None
+            on_step(_metric(step, figures.pop("loss"), seen, figures))
+            if seen is not None and _enough(seen, step, recipe, course):
+                return _ended(course, step, "the run settled"), step
+        elif _roll_back(recipe, course):
             on_step(_metric(step, None, None, {"rolled_back": 1.0, "lr": course.learning_rate}))
-            continue
-        seen = _look(task, recipe) if step % recipe.eval_every == 0 or step == recipe.steps else None
-        on_step(_metric(step, figures.pop("loss"), seen, figures))
-        if seen is not None and _enough(seen, step, recipe, course):
-            return _ended(course, step, "the run settled"), step
+        else:
+            words = f"the run left its bounds {course.rollbacks} times, also at a lower learning rate"
+            return Stop("diverged", words, step, course.best.step), step
+        course.step = step
+        task.points.offer(step)
     return _ended(course, recipe.steps, f"the {recipe.steps} steps are spent"), recipe.steps
 
 
