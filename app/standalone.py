@@ -1,7 +1,7 @@
 """The whole service on one machine: `python -m app.standalone`.
 
 Starts PostgreSQL and Redis (unless DATABASE_URL and REDIS_URL name others), brings the schema up to date, starts the
-API, one worker and the scheduler as processes of their own, and keeps them running. Guarantees: one service to a data
+API and one worker as processes of their own, and keeps them running. Guarantees: one service to a data
 folder; the next start finds everything again; Ctrl-C or SIGTERM ends all of it, and nothing is left behind.
 
 In the data folder (LETHE_DATA, by default var/lethe):
@@ -284,16 +284,15 @@ class _Start:
 
 
 def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program]:
-    """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job loses nothing:
-    its lease ends and the job goes on at the next start."""
+    """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job hands it back:
+    it goes on at the next start."""
     listen = ("--host", service.host, "--port", str(service.port))
     keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper}
     yield _python("api", "app.server", *listen, environment=keyed)
     celery = ("celery", "-A", "workers.celery_app", "--quiet")
     alone = ("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    slots = {"LETHE_WORKER_SLOTS": str(service.worker_slots)}
+    slots = {"LETHE_WORKER_SLOTS": str(service.worker_slots), "LETHE_DRAIN_SECONDS": "0"}
     yield _python("worker", *celery, "worker", *alone, environment=environment | slots)
-    yield _python("beat", *celery, "beat", "--pidfile=", "--loglevel", "INFO", environment=environment)
 
 
 def _python(name: str, *arguments: str, environment: dict[str, str]) -> Program:

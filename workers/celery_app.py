@@ -4,8 +4,7 @@ Guarantees: JSON only; no result backend; a message is acknowledged before its t
 by the broker (a claim decides who runs a job, and the sweeper sends again what was lost). No torch is imported here:
 model work is done by a fresh child of each task.
 
-    celery -A workers.celery_app worker      one process, a thread for each slot
-    celery -A workers.celery_app beat        sends the sweep
+    celery -A workers.celery_app worker      one process, a thread for each slot in use, and one that sweeps
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from typing import Any
 from celery import Celery, signals
 
 from app import logs
-from app.domain.messages import SWEEP
 from app.settings import settings
-from workers.slots import threads
 
 
 @signals.setup_logging.connect  # and Celery sets up nothing of its own
@@ -28,7 +25,7 @@ def _set_up_logs(**_how: Any) -> None:
 
 
 if "celery" in Path(sys.argv[0]).parts[-2:]:
-    _set_up_logs()  # before Celery's own first words, where this process is a worker or the scheduler
+    _set_up_logs()  # before Celery's own first words, where this process is a worker
 
 app = Celery("lethe", broker=settings().redis_url, include=["workers.tasks"])
 app.conf.update(
@@ -36,20 +33,10 @@ app.conf.update(
     task_serializer="json",
     task_ignore_result=True,
     task_acks_late=False,
-    worker_pool="threads",
-    worker_concurrency=threads(settings().worker_slots),
+    worker_pool="solo",  # a message only begins a thread: see workers.tasks
     worker_prefetch_multiplier=1,
     worker_send_task_events=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    beat_scheduler="celery.beat:Scheduler",  # the schedule is this file: nothing to keep on disk
-    beat_schedule={
-        "sweep": {
-            "task": SWEEP,
-            "schedule": settings().sweep_seconds,
-            # A sweep that nobody has begun by the next one is not needed any more.
-            "options": {"expires": max(settings().sweep_seconds, 1.0)},
-        }
-    },
 )

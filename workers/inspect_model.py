@@ -30,6 +30,7 @@ from app.domain.model import ARCHIVE, Finding, Model, ModelFacts
 from app.intake.admit import Order
 from app.store import audit_rows, model_rows
 from workers import sandbox
+from workers.drain import Stopped
 from workers.judge import INPUTS, Refused, judge, new_order
 from workers.services import Services
 
@@ -61,6 +62,8 @@ def inspect_model(services: Services, model_id: UUID) -> None:
             _finish(services, claimed, _verdict(services, claimed, folder, heart))
     except LeaseLost:
         log.warning("model %s: the lease of token %d is lost; stopped", model_id, claimed.token)
+    except Stopped:
+        _give_back(services, claimed, counts=False)
     except SandboxUnavailable as error:
         log.error("model %s waits: %s", model_id, error.message)
         _give_back(services, claimed, counts=False)
@@ -92,7 +95,8 @@ class _Heart:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises LeaseLost. (The last write, too, goes through only while the lease is good.)"""
+        """Raises LeaseLost and Stopped. (The last write, too, goes through only while the lease is good.)"""
+        self._services.drain.check()
         if self._lost:
             raise LeaseLost(f"The claim {self._claimed.token} on model {self._claimed.id} has ended.")
 

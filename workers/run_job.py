@@ -42,6 +42,7 @@ from app.domain.recipe import Recipe
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
 from workers import resume, sandbox
 from workers.deliver import deliver
+from workers.drain import Stopped
 from workers.pulse import TICK_SECONDS, CancelAsked, Journal, Pulse, Write
 from workers.resume import Points
 from workers.services import Services
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 # Trying again would end in the same way.
 FINAL = (CallerError, Diverged, Corrupt, ChildTimeout, StorageFull)
+End = Delivery | LetheError | CancelAsked | Stopped
 INPUTS = ("model", "base", "triggered", "clean")
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -72,6 +74,7 @@ class _Run:
             self.points.hear(message)  # never a point beyond the steps that are written
 
     def tick(self) -> None:
+        self.services.drain.check()
         self.pulse.check()
         self.journal.tick()
 
@@ -114,9 +117,7 @@ def _pulse(services: Services, claim: Claim, since: float) -> Pulse:
     )
 
 
-def _carry_out(
-    services: Services, claim: Claim, pulse: Pulse, points: list[str]
-) -> Delivery | LetheError | CancelAsked:
+def _carry_out(services: Services, claim: Claim, pulse: Pulse, points: list[str]) -> End:
     """The job itself: what it delivers, or why it does not. `points` gets the objects of its resume points. Raises
     LeaseLost.
     """
@@ -131,7 +132,7 @@ def _carry_out(
             return _deliver(run)
     except LeaseLost:
         raise
-    except (LetheError, CancelAsked) as end:
+    except (LetheError, CancelAsked, Stopped) as end:
         return end
     except Exception as error:
         log.exception("job %s broke off", claim.job.id)
@@ -224,12 +225,14 @@ def _deliver(run: _Run) -> Delivery:
     return deliver(run.services.vault, run.folder / "out", run.claim.job.order, run.pulse.check)
 
 
-def _last_word(services: Services, claim: Claim, end: Delivery | LetheError | CancelAsked) -> Write:
+def _last_word(services: Services, claim: Claim, end: End) -> Write:
     """What is written when a run has ended this way."""
     if isinstance(end, Delivery):
         return _finish(services, claim, end)
     if isinstance(end, CancelAsked):
         return _finish(services, claim, Failure("cancelled", "It was cancelled."))
+    if isinstance(end, Stopped):
+        return _give_back(services, claim, Failure("worker-stopped", "Its worker was stopped."), 0.0, counts=False)
     failure = Failure(end.code, end.message)
     log.warning("job %s: %s: %s", claim.job.id, end.code, end.message)
     if isinstance(end, ChildFailed) and end.log_tail:
@@ -237,7 +240,11 @@ def _last_word(services: Services, claim: Claim, end: Delivery | LetheError | Ca
     if isinstance(end, FINAL):
         return _finish(services, claim, failure)
     pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (claim.job.attempts - 1))
-    most, counts = services.settings.max_attempts, not isinstance(end, SandboxUnavailable)
+    return _give_back(services, claim, failure, pause, counts=not isinstance(end, SandboxUnavailable))
+
+
+def _give_back(services: Services, claim: Claim, failure: Failure, pause: float, *, counts: bool) -> Write:
+    most = services.settings.max_attempts
     return _noted(
         services, lambda connection: claim_rows.give_back(connection, claim, failure, most, pause, counts=counts)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sqlalchemy import Engine
@@ -12,16 +12,18 @@ from sqlalchemy import Engine
 from app.settings import Settings, settings
 from app.store.database import open_database
 from app.store.vault import Vault
+from workers.drain import Drain
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`worker` names this process in a claim, for people who look."""
+    """`worker` names this process in a claim, for people who look; `drain` says when it ends."""
 
     settings: Settings
     database: Engine
     vault: Vault
     worker: str
+    drain: Drain = field(default_factory=Drain)
 
     @property
     def actor(self) -> str:

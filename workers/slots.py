@@ -1,35 +1,24 @@
-"""How many jobs and inspections one worker process runs at a time, beside a sweep that never waits for them.
+"""How many jobs and inspections one worker process runs at a time.
 
-A message that finds no free slot is dropped: its row stays queued, and the oldest queued job is sent again as soon as
-a slot is free (`sweep.wake_next`), and by the sweeper in any case. So long jobs block neither inspections nor the
-sweeper, and the order of the queue is that of the database.
+A message that finds no free slot is dropped: its row stays queued, and the oldest queued job is begun as soon as a
+slot is free (`sweep.wake_next`), and by the sweeper in any case. So long jobs do not block inspections, and the order
+of the queue is that of the database.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
 
 INSPECTIONS = 2
-SWEEPS = 1
 
 
 class Slots:
     def __init__(self, count: int) -> None:
         self._free = threading.BoundedSemaphore(count)
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[bool]:
-        """Yields whether a slot was free; it is held until the end of the block."""
-        got = self._free.acquire(blocking=False)
-        try:
-            yield got
-        finally:
-            if got:
-                self._free.release()
+    def take(self) -> bool:
+        """Whether a slot was free; it is the caller's until `give`."""
+        return self._free.acquire(blocking=False)
 
-
-def threads(job_slots: int) -> int:
-    """Threads that a worker process needs for all its slots."""
-    return job_slots + INSPECTIONS + SWEEPS
+    def give(self) -> None:
+        self._free.release()

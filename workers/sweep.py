@@ -1,4 +1,4 @@
-"""The sweeper: finds what was lost and sets it going again. It runs every few seconds, in one process at a time.
+"""The sweeper: finds what was lost and sets it going again. It runs every few seconds, in one worker at a time.
 
     a job that is queued and that nobody claimed        its message is sent again
     a job whose worker went silent                      queued again, quarantined after its last attempt, or cancelled
@@ -57,7 +57,7 @@ def sweep(services: Services, send: Send) -> None:
 
 
 def wake_next(services: Services, send: Send) -> None:
-    """A slot is free: wake a worker for the job that has waited longest."""
+    """A slot is free: on to the job that has waited longest."""
     with services.database.begin() as connection:
         waiting = claim_rows.unclaimed(connection, 0.0, 1)
     for job_id in waiting:

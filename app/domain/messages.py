@@ -2,4 +2,3 @@
 
 INSPECT_MODEL = "lethe.inspect_model"
 RUN_JOB = "lethe.run_job"
-SWEEP = "lethe.sweep"

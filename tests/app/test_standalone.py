@@ -92,7 +92,7 @@ def test_a_second_start_on_the_same_folder_says_so_and_ends(service: Service) ->
     assert service.url in words
 
 
-@pytest.mark.parametrize("name", ["api", "worker", "beat", "redis", "postgres"])
+@pytest.mark.parametrize("name", ["api", "worker", "redis", "postgres"])
 def test_a_process_that_dies_is_started_again(service: Service, name: str) -> None:
     before = service.facts["pids"][name]
     os.kill(before, signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_what_is_stored_and_the_key_are_there_at_the_next_start_and_nothing_is_l
         with psycopg.connect(first["database_url"]) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
         processes = service.processes()
-        assert len(processes) > 6
+        assert len(processes) > 5
         assert service.stop(signal.SIGINT) == 0
         assert alive(processes) == []
         assert not (data / "service.json").exists()
@@ -130,7 +130,7 @@ def test_servers_named_by_the_environment_are_used(postgres_url: str, redis_url:
     database_url = new_database(postgres_url)
     key = "lethe_own_0123456789"
     with running_service(DATABASE_URL=database_url, REDIS_URL=redis_url, LETHE_API_KEY=key) as service:
-        assert set(service.facts["pids"]) == {"standalone", "api", "worker", "beat"}
+        assert set(service.facts["pids"]) == {"standalone", "api", "worker"}
         assert service.facts["database_url"] == database_url
         assert not (service.data / "postgres").exists()
         with service.client() as client:

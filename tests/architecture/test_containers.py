@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
-OWN = ("api", "worker", "worker-gpu", "beat", "migrations")
+OWN = ("api", "worker", "worker-gpu", "migrations")
 
 
 @pytest.fixture(scope="module")
