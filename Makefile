@@ -41,6 +41,12 @@ check: lint  ## the quick part of the tests, and what is known against the locke
 test-hostile: $(INSTALLED)  ## every known attack on the intake, one case each
 	@$(RUN) pytest -q tests/hostile
 
+faults: $(INSTALLED)  ## the twelve faults at full count, and broken builds that must be found (FAULTS="1 4")
+	@FAULTS="$(FAULTS)" $(RUN) tests.faults
+
+load: $(INSTALLED)  ## 5,000 jobs, 500 pollers, 50 streams, uploads, beside a bare endpoint; report in var/load/
+	@$(RUN) benchmarks.load
+
 fuzz: $(FUZZ)  ## mutants of every file format before the readers (FUZZ_SECONDS=120); report in var/fuzz/
 	@$(RUN) tests.fuzz
 
@@ -99,4 +105,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test test-hostile fuzz fuzz-api check lint bench bench-efficacy migrate constraints lock clean
+.PHONY: help demo up test test-hostile faults load fuzz fuzz-api check lint bench bench-efficacy migrate constraints lock clean

@@ -35,6 +35,11 @@ _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{BLOT}",
     ),
 )
+# What each of these patterns begins with: a line without any of it has no secret of that kind.
+_HINTS = (
+    "\\", "lethe_", "eyj", "whsec_", "bearer", "basic", "://", "passw", "secret", "pepper", "authoriz", "apikey",
+    "api_key", "api-key",
+)  # fmt: skip
 _SHORTEST = 6  # a shorter secret would blot out ordinary words
 
 
@@ -55,7 +60,15 @@ class Line(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         ordered = {name: line[name] for name in ("time", "level", "logger", "message")} | line
-        return json.dumps(self._blotted(ordered), default=str).replace("\x7f", "\\u007f")
+        plain = json.dumps(ordered, default=str)
+        if self._is_suspect(plain):
+            plain = json.dumps(self._blotted(ordered), default=str)
+        return plain.replace("\x7f", "\\u007f")
+
+    def _is_suspect(self, line: str) -> bool:
+        """Whether there could be a secret in it, escaped or not: then each value is looked at by itself."""
+        lower = line.lower()
+        return any(hint in lower for hint in _HINTS) or any(each in line for each in self._known)
 
     def _blotted(self, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -84,10 +97,13 @@ def configure(secrets: Iterable[str] = ()) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "kombu"):
+    for name in ("uvicorn", "uvicorn.error", "celery", "celery.task", "kombu"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    access = logging.getLogger("uvicorn.access")  # a request has its one line from `app.api.request_log`
+    access.handlers.clear()
+    access.propagate = False
     logging.captureWarnings(True)
     sys.excepthook = lambda *error: root.critical("the process ends by an error", exc_info=error)
     threading.excepthook = lambda told: root.error("a thread ends by an error", exc_info=told.exc_value)

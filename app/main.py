@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan
 
 from app import logs
 from app.api import (
@@ -32,6 +32,7 @@ from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
 from app.api.deps import KEY_DESCRIBED, Services, authenticate
 from app.api.edge import EXPOSED, Edge
+from app.api.polls import PollLayer
 from app.api.rate_limit import RateLimit
 from app.api.request_log import RequestLog
 from app.api.tus import TusLayer
@@ -43,6 +44,7 @@ from app.settings import Settings, between_commas
 from app.settings import settings as read_settings
 from app.store.changes import ChangeFeed
 from app.store.database import open_database
+from app.store.glance import Glance
 from app.store.rate_counter import RateCounter
 from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
@@ -74,9 +76,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         quota=settings.quota(),
         sandboxes=SandboxBoard(settings.redis_url),
     )
+    app.state.glance, counter = Glance(settings.database_url), RateCounter(settings.redis_url)
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
     if settings.rate_per_minute:
-        app.add_middleware(RateLimit, RateCounter(settings.redis_url), settings.rate_per_minute)
+        app.add_middleware(RateLimit, counter, settings.rate_per_minute)
     app.add_middleware(GateLayer, gate)  # around the cap: no body is read for a stranger
     app.add_middleware(TusLayer, "/v1/uploads")
     if origins := between_commas(settings.cors_origins):
@@ -84,15 +87,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             CORSMiddleware, allow_origins=origins, allow_methods=failures.METHODS, allow_headers=["*"],
             expose_headers=EXPOSED,
         )  # fmt: skip
-    _surround(app, settings)
+    _surround(app, settings, counter)
     return app
 
 
-def _surround(app: FastAPI, settings: Settings) -> None:
+def _surround(app: FastAPI, settings: Settings, counter: RateCounter) -> None:
     """Put the layers that hold for every answer around also the framework's own, which answers for faults of ours."""
     build = app.build_middleware_stack
     hosts = [name.lower() for name in between_commas(settings.allowed_hosts)]
-    app.build_middleware_stack = lambda: RequestLog(Edge(build(), hosts))  # type: ignore[method-assign]
+    services, glance, most = app.state.services, app.state.glance, settings.rate_per_minute
+
+    def surrounded() -> ASGIApp:
+        return RequestLog(Edge(PollLayer(build(), services.gate, glance, counter, most), hosts))
+
+    app.build_middleware_stack = surrounded  # type: ignore[method-assign]
 
 
 def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -132,9 +140,11 @@ def _gate(settings: Settings, database: Engine) -> Gate:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     listener = asyncio.create_task(services.changes.listen())
+    await app.state.glance.open()
     try:
         yield
     finally:
+        await app.state.glance.close()
         listener.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await listener

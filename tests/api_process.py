@@ -29,6 +29,7 @@ class ApiProcess:
     vault: Path
     environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    wrapper: tuple[str, ...] = ("-m",)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,7 +43,7 @@ class ApiProcess:
 
     def start(self) -> None:
         """Returns once /livez answers."""
-        command = [sys.executable, "-m", "app.server"]
+        command = [sys.executable, *self.wrapper, "app.server"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         settings = {
             "DATABASE_URL": self.database_url,

@@ -43,13 +43,24 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(database_url: str, redis_url: str, vault: Path, **environment: str) -> Iterator[Worker]:
+def worker(
+    database_url: str, redis_url: str, vault: Path, wrapper: tuple[str, ...] = ("-m",), **environment: str
+) -> Iterator[Worker]:
     """Killed at the end, if it has not ended by then. Its watch runs when this returns, broker or not."""
     ours = {f"LETHE_{name}_SECONDS": value for name, value in QUICK.items()} | {
         "DATABASE_URL": database_url, "REDIS_URL": redis_url, "LETHE_VAULT": str(vault),
         "LETHE_TORCH_THREADS": "1", "LETHE_DEVICE": "cpu",
     }  # fmt: skip
-    command = [sys.executable, "-m", "celery", "-A", "workers.celery_app", "--quiet", "worker", "--without-gossip"]
+    command = [
+        sys.executable,
+        *wrapper,
+        "celery",
+        "-A",
+        "workers.celery_app",
+        "--quiet",
+        "worker",
+        "--without-gossip",
+    ]
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         process = subprocess.Popen(
             [*command, "--without-mingle"], cwd=ROOT, env=os.environ | ours | environment, start_new_session=True,

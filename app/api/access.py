@@ -41,7 +41,8 @@ class GateLayer:
         request = Request(scope, receive)
         try:
             headers = request.headers.getlist("authorization")
-            request.state.caller = await run_in_threadpool(self._gate.admit, headers)
+            known = self._gate.recall(headers)
+            request.state.caller = known or await run_in_threadpool(self._gate.admit, headers)
         except Exception as error:  # whatever it is: the request goes no further
             answer = await failures.answer(request, error)
             await answer(scope, receive, send)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.failures import problem, status_of
@@ -24,6 +24,8 @@ HEADERS = {
 }
 # Only where the connection is https already: over http a browser must ignore it.
 STRICT_TRANSPORT = "max-age=31536000; includeSubDomains"
+_ALWAYS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_OVER_TLS = [*_ALWAYS, (b"strict-transport-security", STRICT_TRANSPORT.encode())]
 # A probe calls by address, and is told nothing that depends on the name.
 PROBES = ("/livez", "/readyz")
 ANY = "*"
@@ -50,11 +52,9 @@ class Edge:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                if scope["scheme"] == "https":
-                    headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
+                own = {name for name, _ in message["headers"]}
+                ours = _OVER_TLS if scope["scheme"] == "https" else _ALWAYS
+                message["headers"] = [*message["headers"], *(each for each in ours if each[0] not in own)]
             await send(message)
 
         if self._is_known(scope):

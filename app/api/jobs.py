@@ -105,7 +105,7 @@ async def _until_changed(
     deadline = asyncio.get_running_loop().time() + seconds
     with services.changes.watch(job_id) as changed:
         version, status = await run_in_threadpool(_version, services, tenant, job_id)
-        if if_none_match is not None and not conditions.matches(if_none_match, _etag(version)):
+        if if_none_match is not None and not conditions.matches(if_none_match, etag(version)):
             return
         now = version
         while now == version and not status.done:
@@ -172,22 +172,22 @@ def _shown(
 ) -> Response:
     """A poll that finds nothing new costs one indexed read."""
     with services.database.connect() as connection:
-        if if_none_match is not None:
-            version, _ = job_rows.version(connection, tenant, job_id)
-            if conditions.matches(if_none_match, _etag(version)):
-                return Response(status_code=304, headers=_headers(version))
         job = job_rows.get(connection, tenant, job_id)
+        if conditions.matches(if_none_match, etag(job.version)):
+            return Response(status_code=304, headers=headers_of(job.version))
         events = event_rows.transitions(connection, job_id)
     # An event that was committed between the two reads belongs to the next version.
     view = JobView.whole(job, [event for event in events if event.seq <= job.version])
-    return JSONResponse(view.model_dump(mode="json"), status_code, _headers(job.version))
+    return JSONResponse(view.model_dump(mode="json"), status_code, headers_of(job.version))
 
 
-def _headers(version: int) -> dict[str, str]:
-    return CACHE | {"ETag": _etag(version), "Vary": "Prefer"}
+def headers_of(version: int) -> dict[str, str]:
+    """Those of every answer that shows the job in this version."""
+    return CACHE | {"ETag": etag(version), "Vary": "Prefer"}
 
 
-def _etag(version: int) -> str:
+def etag(version: int) -> str:
+    """The strong validator of a job's view in this version."""
     return f'"{VIEW_EDITION}.{version}"'
 
 

@@ -1,4 +1,4 @@
-"""Every request has an id and one line in the log.
+"""Every request has an id and one line in the log; a poll that finds nothing new (304) has its line at DEBUG alone.
 
 The id is the caller's own X-Request-Id where it is a plain word, else a new one; it is in the answer and in every
 line that is logged on the way. The line has no query and no header: what a caller sends there may be a secret.
@@ -12,14 +12,14 @@ import time
 from typing import Any
 from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
 
 log = logging.getLogger(__name__)
 
-HEADER = "X-Request-Id"
+UNCHANGED = 304
+_HEADER = b"x-request-id"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -33,7 +33,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get(HEADER, "")
+        sent = next((value for name, value in scope["headers"] if name == _HEADER), b"").decode("latin-1")
         name = sent if _PLAIN.fullmatch(sent) else uuid4().hex
         began, status = time.monotonic(), 0
 
@@ -41,15 +41,16 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = name
+                message["headers"] = [*message["headers"], (_HEADER, name.encode())]
             await send(message)
 
         token = logs.request_id.set(name)
         try:
             await self._app(scope, receive, send_named)
         finally:
-            fields = _fields(scope, status, time.monotonic() - began)
-            log.info("%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
+            fields = {} if status == UNCHANGED else _fields(scope, status, time.monotonic() - began)
+            level = logging.DEBUG if status == UNCHANGED else logging.INFO
+            log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
             logs.request_id.reset(token)
 
 

@@ -33,7 +33,7 @@ def test_help_names_every_word_in_one_line() -> None:
     assert re.findall(r"^  make ([\w-]+) +\S", said, flags=re.MULTILINE) == list(WORDS)
 
 
-@pytest.mark.parametrize("word", ["up", "demo", "lint", "test-hostile", "fuzz", "migrate"])
+@pytest.mark.parametrize("word", ["up", "demo", "lint", "test-hostile", "faults", "load", "fuzz", "migrate"])
 def test_a_word_installs_first(word: str) -> None:
     """On a fresh clone nothing is there but Python: a dry run from an empty folder shows the installation."""
     command = ["make", "--dry-run", "VENV=does-not-exist", word]
