@@ -17,6 +17,8 @@ WORDS = (
     "lint",
     "check",
     "test-hostile",
+    "faults",
+    "load",
     "fuzz",
     "fuzz-api",
     "bench",
