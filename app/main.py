@@ -27,6 +27,7 @@ from app.api import (
     reports,
     samples,
     uploads,
+    workers,
 )
 from app.api.access import PREFIX, GateLayer, describe
 from app.api.bodies import BodyCap
@@ -46,7 +47,6 @@ from app.store.changes import ChangeFeed
 from app.store.database import open_database
 from app.store.glance import Glance
 from app.store.rate_counter import RateCounter
-from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
 
 # Bodies that are read piece by piece, each with limits of its own; every other one is capped before a route runs.
@@ -74,7 +74,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         changes=ChangeFeed(settings.database_url),
         gate=(gate := _gate(settings, database)),
         quota=settings.quota(),
-        sandboxes=SandboxBoard(settings.redis_url),
     )
     app.state.glance, counter = Glance(settings.database_url), RateCounter(settings.redis_url)
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
@@ -116,7 +115,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
-    for room in (uploads, models, samples, jobs, events, reports, artifacts, keys, quota):
+    for room in (uploads, models, samples, jobs, events, reports, artifacts, keys, quota, workers):
         app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     describe(app)
     described.install(app)

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.confinement import NONE, named_layers
 from app.domain.quota import Quota
+from app.domain.worker import Queue, QueueSizes
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -103,6 +104,9 @@ class Settings(InspectionSettings):
     )
 
     worker_slots: int = Field(default=2, gt=0, description="tasks that one worker runs at a time")
+    queues: str = Field(default="cpu,gpu,large", description="the queues that a worker serves, between commas")
+    gpu_bytes: int = Field(default=2 * GIB, gt=0, description="a model with more bytes of weights is for queue gpu")
+    large_bytes: int = Field(default=16 * GIB, gt=0, description="one with more than this is for queue large")
     drain_seconds: float = Field(
         default=20, ge=0, description="a worker that is stopped gives its jobs so long to end, then hands them back"
     )
@@ -116,6 +120,22 @@ class Settings(InspectionSettings):
         if any(not _ORIGIN.fullmatch(origin) for origin in between_commas(text)):
             raise ValueError("name origins as https://host or https://host:port, between commas, or none")
         return text
+
+    @field_validator("queues")
+    @classmethod
+    def _queues_that_exist(cls, names: str) -> str:
+        known = tuple(Queue)
+        if not (asked := between_commas(names)) or any(name not in known for name in asked):
+            raise ValueError(f"name one or more of {', '.join(known)}, between commas")
+        return names
+
+    @property
+    def served_queues(self) -> tuple[str, ...]:
+        return tuple(between_commas(self.queues))
+
+    @property
+    def queue_sizes(self) -> QueueSizes:
+        return QueueSizes(self.gpu_bytes, self.large_bytes)
 
     def quota(self) -> Quota:
         return Quota(self.tenant_bytes, self.tenant_uploads, self.tenant_jobs, self.tenant_running_jobs)

@@ -41,7 +41,6 @@ from pydantic import ValidationError
 from app.domain.confinement import Confinement
 from app.domain.errors import LetheError, OperatorError
 from app.settings import Settings, StandaloneSettings
-from app.store.sandbox_board import SandboxBoard
 from app.supervisor import Program, Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,7 +237,8 @@ class _Start:
             own["REDIS_URL"] = private.redis_url(sockets)
 
     def processes(self, environment: dict[str, str]) -> None:
-        SandboxBoard(environment["REDIS_URL"]).forget()
+        with psycopg.connect(environment["DATABASE_URL"]) as connection:
+            connection.execute("DELETE FROM workers")  # of an earlier run: the start waits for the new one's word
         for program in _programs(self.service, environment):
             self.supervisor.start(program)
         self.record(environment)

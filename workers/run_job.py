@@ -24,6 +24,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from app.domain.errors import (
+    BadRecipe,
     CallerError,
     ChildFailed,
     ChildTimeout,
@@ -32,11 +33,12 @@ from app.domain.errors import (
     LeaseLost,
     LetheError,
     NotFound,
+    OtherVersion,
     OurError,
     SandboxUnavailable,
     StorageFull,
 )
-from app.domain.job import Claim, Delivery, Failure, Job, Phase
+from app.domain.job import Claim, Delivery, Failure, Job, JobOrder, Phase
 from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
@@ -102,7 +104,7 @@ def _claim(services: Services, job_id: UUID) -> Claim | None:
     with services.database.begin() as connection:
         return claim_rows.claim(
             connection, job_id, services.worker, known.lease_seconds, known.max_attempts,
-            most_of_tenant=known.tenant_running_jobs,
+            most_of_tenant=known.tenant_running_jobs, queues=known.served_queues,
         )  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def _carry_out(services: Services, claim: Claim, pulse: Pulse, points: list[str]
     try:
         with _private_folder(services, claim) as folder:
             order = claim.job.order
-            journal = Journal(services.database, claim, Recipe.of(order.method, order.recipe).most_steps)
+            journal = Journal(services.database, claim, _recipe(order).most_steps)
             run = _Run(services, claim, pulse, journal, folder, Points.of(services, claim, folder, points))
             journal.enter(Phase.LOADING)
             request = _lay_out(run)
@@ -139,6 +141,14 @@ def _carry_out(services: Services, claim: Claim, pulse: Pulse, points: list[str]
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StorageFull("The storage is full. Make room, then retry the job.")
         return OurError("The run broke off by a fault of Lethe.")
+
+
+def _recipe(order: JobOrder) -> Recipe:
+    """Raises OtherVersion: it was checked when the job was made, so another version made it."""
+    try:
+        return Recipe.of(order.method, order.recipe)
+    except BadRecipe as error:
+        raise OtherVersion(f"A worker of the version that took this job must run it: {error.message}") from error
 
 
 @contextlib.contextmanager
@@ -240,7 +250,10 @@ def _last_word(services: Services, claim: Claim, end: End) -> Write:
     if isinstance(end, FINAL):
         return _finish(services, claim, failure)
     pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (claim.job.attempts - 1))
-    return _give_back(services, claim, failure, pause, counts=not isinstance(end, SandboxUnavailable))
+    if isinstance(end, OtherVersion):
+        pause = LONGEST_PAUSE_SECONDS
+    waits = isinstance(end, SandboxUnavailable | OtherVersion)
+    return _give_back(services, claim, failure, pause, counts=not waits)
 
 
 def _give_back(services: Services, claim: Claim, failure: Failure, pause: float, *, counts: bool) -> Write:

@@ -15,10 +15,17 @@ INSPECTIONS = 2
 class Slots:
     def __init__(self, count: int) -> None:
         self._free = threading.BoundedSemaphore(count)
+        self.busy = 0
+        self._lock = threading.Lock()
 
     def take(self) -> bool:
         """Whether a slot was free; it is the caller's until `give`."""
-        return self._free.acquire(blocking=False)
+        taken = self._free.acquire(blocking=False)
+        with self._lock:
+            self.busy += taken
+        return taken
 
     def give(self) -> None:
+        with self._lock:
+            self.busy -= 1
         self._free.release()

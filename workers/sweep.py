@@ -59,7 +59,7 @@ def sweep(services: Services, send: Send) -> None:
 def wake_next(services: Services, send: Send) -> None:
     """A slot is free: on to the job that has waited longest."""
     with services.database.begin() as connection:
-        waiting = claim_rows.unclaimed(connection, 0.0, 1)
+        waiting = claim_rows.unclaimed(connection, 0.0, 1, services.settings.served_queues)
     for job_id in waiting:
         send(RUN_JOB, job_id)
 
@@ -81,7 +81,9 @@ def _take_back_jobs(services: Services, send: Send) -> None:
 
 def _send_jobs(services: Services, send: Send) -> None:
     with services.database.begin() as connection:
-        waiting = claim_rows.unclaimed(connection, services.settings.resend_seconds, MOST_SENT)
+        waiting = claim_rows.unclaimed(
+            connection, services.settings.resend_seconds, MOST_SENT, services.settings.served_queues
+        )
     for job_id in waiting:
         send(RUN_JOB, job_id)
 

@@ -44,11 +44,7 @@ KINDS = {
 def begin_watch(**_: object) -> None:
     """Before there is a broker."""
     watch.begin(services(), hand_on)
-
-
-@signals.worker_ready.connect
-def light_the_beacon(**_: object) -> None:
-    beacon.light(services())
+    beacon.light(services(), lambda: KINDS[RUN_JOB].slots.busy)
 
 
 @signals.worker_shutting_down.connect
@@ -64,6 +60,7 @@ def wait_for_work(**_: Any) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith(tuple(KINDS)):
             thread.join()
+    beacon.put_out(services())
 
 
 @app.task(name=INSPECT_MODEL)

@@ -17,7 +17,6 @@ from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
 from app.settings import Settings
 from app.store.changes import ChangeFeed
-from app.store.sandbox_board import SandboxBoard
 from app.store.vault import Vault
 
 
@@ -33,7 +32,6 @@ class Services:
     changes: ChangeFeed
     gate: Gate
     quota: Quota
-    sandboxes: SandboxBoard
 
 
 def services(request: Request) -> Services:

@@ -8,10 +8,14 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.api.deps import Services, ServicesDep
 from app.api.failures import RETRY_AFTER_SECONDS, problem
+from app.domain.confinement import Confinement
 from app.domain.errors import DependencyDown, SandboxUnavailable
+from app.store import worker_rows
 from app.store.database import ping
 
 router = APIRouter(tags=["health"])
@@ -39,7 +43,7 @@ def readyz(services: ServicesDep) -> JSONResponse:
         "storage": _storage_is_writable,
     }
     parts = {name: _answers(check, services) for name, check in checks.items()}
-    found = services.sandboxes.said()
+    found = _sandboxes(services)
     told: dict[str, object] = {"parts": parts}
     if found:
         parts["sandbox"] = any(each.holds for each in found)
@@ -51,6 +55,15 @@ def readyz(services: ServicesDep) -> JSONResponse:
     code = SandboxUnavailable.code if missing == ["sandbox"] else DependencyDown.code
     detail = f"Not ready: {', '.join(missing)}.{lack}"
     return problem(503, code, detail, {"Retry-After": str(RETRY_AFTER_SECONDS)}, members=told)
+
+
+def _sandboxes(services: Services) -> list[Confinement]:
+    """None while the database does not answer."""
+    try:
+        with services.database.connect() as connection:
+            return worker_rows.sandboxes(connection)
+    except (DBAPIError, PoolTimeout):
+        return []
 
 
 def _answers(check: Callable[[Services], object], services: Services) -> bool:

@@ -47,7 +47,14 @@ def create_job(
     """Make a job. It is queued when this returns; follow it at Location."""
     asked, key = new.request(), _checked_key(idempotency_key)
     job = submitting.submit(
-        services.database, services.vault, services.dispatcher, caller, asked, quota=services.quota, key=key
+        services.database,
+        services.vault,
+        services.dispatcher,
+        caller,
+        asked,
+        quota=services.quota,
+        sizes=services.settings.queue_sizes,
+        key=key,
     )
     answer = _shown(services, job.tenant, job.id, status_code=202)
     answer.headers["Location"] = f"/v1/jobs/{job.id}"

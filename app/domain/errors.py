@@ -29,7 +29,8 @@
     ├── OperatorError        whoever runs the service can fix it
     │   ├── DependencyDown       the database, Redis or the storage does not answer
     │   ├── StorageFull          no space is left on the device
-    │   └── SandboxUnavailable   the sandbox lacks a layer, or its child could not be started
+    │   ├── SandboxUnavailable   the sandbox lacks a layer, or its child could not be started
+    │   └── OtherVersion         only a newer version can read the row
     └── OurError             a fault of Lethe
         ├── LeaseLost            another worker holds the job: this run must stop
         ├── Diverged             a run left the region where its figures mean anything
@@ -179,6 +180,12 @@ class StorageFull(OperatorError):
 
 class SandboxUnavailable(OperatorError):
     code = "sandbox-unavailable"
+
+
+class OtherVersion(OperatorError):
+    """A row that only a newer version of Lethe can read: it is left for a worker of that version."""
+
+    code = "other-version"
 
 
 class OurError(LetheError):

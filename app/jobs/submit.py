@@ -25,6 +25,7 @@ from app.domain.model import Model, ModelFacts, ModelStatus
 from app.domain.quota import Quota
 from app.domain.recipe import Policy, Recipe
 from app.domain.samples import LabelSpace, SampleKind, SampleSet, check_numbers
+from app.domain.worker import QueueSizes
 from app.jobs.dispatch import Dispatcher
 from app.jobs.fit import check_labels, count_showing
 from app.store import audit_rows, job_rows, model_rows, quota_rows, sample_rows
@@ -69,6 +70,7 @@ def submit(
     request: JobRequest,
     *,
     quota: Quota,
+    sizes: QueueSizes,
     key: str | None = None,
 ) -> Job:
     """Queue a job, or return the one that the key has made before. All that it names is of the caller's tenant.
@@ -86,7 +88,10 @@ def submit(
         if (known := _known(connection, caller.tenant, key, request)) is not None:
             return known
         quota.check_jobs(used)
-        job = job_rows.insert(connection, caller.tenant, new_id(), order, request.sha256(), idempotency_key=key)
+        queue = sizes.queue_for(parts.model.facts.parameters if parts.model.facts else 0)
+        job = job_rows.insert(
+            connection, caller.tenant, new_id(), order, request.sha256(), idempotency_key=key, queue=queue
+        )
         assert job is not None
         named = ("model_id", "base_model_id", "triggered_id", "clean_id")
         parts_of = {name: str(value) for name in named if (value := getattr(order, name)) is not None}

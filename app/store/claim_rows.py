@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 from app.domain.errors import LeaseLost
 from app.domain.job import Claim, Delivery, EventKind, Failure, Job, JobStatus, Phase
 from app.domain.report import StepMetric
+from app.domain.worker import Queue
 from app.store import event_rows, job_rows, references
 from app.store.event_rows import NewEvent
 from app.store.job_rows import NOW
@@ -34,15 +35,16 @@ def claim(
     max_attempts: int,
     *,
     most_of_tenant: int = 0,
+    queues: Sequence[str] = tuple(Queue),
 ) -> Claim | None:
     """The right to run the job, if it is queued or its last worker's lease has ended; else None. Of one tenant at
-    most `most_of_tenant` jobs are held at a time; 0: as many as there are.
+    most `most_of_tenant` jobs are held at a time; 0: as many as there are. A job of another queue is left alone.
     """
     if most_of_tenant and not _tenant_has_room(connection, job_id, most_of_tenant):
         return None
     free = (
         select(t.c.id, t.c.status)
-        .where(t.c.id == job_id, t.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]))
+        .where(t.c.id == job_id, t.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]), t.c.queue.in_(queues))
         .where(_LEASE_ENDED, t.c.attempts < max_attempts)
         .with_for_update(skip_locked=True)
         .cte("free")
@@ -146,11 +148,13 @@ def give_back(
     return _release(connection, claim.job.id, status, failures, wait_seconds)
 
 
-def unclaimed(connection: Connection, resend_seconds: float, limit: int) -> list[UUID]:
-    """Queued jobs, the oldest first, whose message is older than that; they count as sent from now on."""
+def unclaimed(
+    connection: Connection, resend_seconds: float, limit: int, queues: Sequence[str] = tuple(Queue)
+) -> list[UUID]:
+    """Queued jobs of these queues, the oldest first, whose message is older than that; they count as sent now."""
     due = (
         select(t.c.id)
-        .where(t.c.status == JobStatus.QUEUED, _LEASE_ENDED)
+        .where(t.c.status == JobStatus.QUEUED, _LEASE_ENDED, t.c.queue.in_(queues))
         .where(or_(t.c.sent_at.is_(None), t.c.sent_at <= NOW - timedelta(seconds=resend_seconds)))
         .order_by(t.c.id)
         .limit(limit)

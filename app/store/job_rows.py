@@ -31,13 +31,14 @@ from app.domain.job import (
 )
 from app.domain.manifest import Manifest
 from app.domain.report import SanitizationReport
+from app.domain.worker import Queue
 from app.store import event_rows
 from app.store.changes import notify
 from app.store.event_rows import NewEvent
 from app.store.tables import jobs as t
 from app.store.tables import resume_points
 
-_UNSEEN = {"report", "artifact", "lease_until", "worker", "sent_at", "idempotency_key", "request_sha256"}
+_UNSEEN = {"report", "artifact", "lease_until", "worker", "sent_at", "idempotency_key", "request_sha256", "queue"}
 _COLUMNS = tuple(column for column in t.c if column.name not in _UNSEEN)
 NOW = func.clock_timestamp()
 
@@ -76,6 +77,7 @@ def insert(
     request_sha256: str,
     *,
     idempotency_key: str | None = None,
+    queue: Queue = Queue.CPU,
 ) -> Job | None:
     """A new queued job; None when the key has made one already, also by a twin that commits while we wait."""
     values = asdict(order) | {
@@ -84,6 +86,7 @@ def insert(
         "status": JobStatus.QUEUED,
         "request_sha256": request_sha256,
         "idempotency_key": idempotency_key,
+        "queue": queue,
         "sent_at": NOW,
     }
     once = [t.c.tenant, t.c.idempotency_key]

@@ -146,6 +146,7 @@ jobs = Table(
     Column("version", BigInteger, nullable=False, server_default="0"),
     Column("token", BigInteger, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("queue", Text, nullable=False, server_default="cpu"),
     Column(
         "lease_until",
         DateTime(timezone=True),
@@ -250,6 +251,15 @@ vault_walks = Table(
     Column("name", Text, primary_key=True),
     Column("position", Text, nullable=False),
     Column("began_at", DateTime(timezone=True), nullable=False),
+)
+
+# Workers that spoke lately, and what they said of themselves.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("said", JSONB, nullable=False),
+    Column("seen_at", DateTime(timezone=True), nullable=False),
 )
 
 # A key of a caller. `digest` is what is left of it (app.identity.api_keys); the key itself was shown once.

@@ -18,8 +18,8 @@ from app.domain.ids import new_id
 from app.domain.job import JobStatus
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ModelStatus
-from app.store import job_rows, model_rows
-from app.store.sandbox_board import SandboxBoard
+from app.domain.worker import Worker
+from app.store import job_rows, model_rows, worker_rows
 from tests.poorer_machine import NEEDED, on_a_machine_without, tried_anew
 from tests.workers.conftest import MakeJob
 from workers import beacon, confine, sandbox
@@ -124,14 +124,20 @@ def test_a_job_waits_and_loses_no_attempt(services: Services, make_job: MakeJob)
         assert (after.status, after.attempts) == (JobStatus.QUEUED, 0)
 
 
-def test_the_beacon_tells_what_the_worker_found(services: Services, redis_url: str) -> None:
-    told = replace(services, settings=services.settings.model_copy(update={"redis_url": redis_url}))
+def test_the_beacon_tells_what_the_worker_found(services: Services) -> None:
     end = threading.Event()
     end.set()
-    board = SandboxBoard(redis_url)
-    on_a_machine_without("landlock", lambda: beacon.light(told, end).join())
-    (found,) = [each for each in board.said() if each.missing]
-    assert list(found.missing) == ["landlock"]
+
+    def said() -> Worker:
+        with services.database.connect() as connection:
+            (worker,) = worker_rows.alive(connection)
+        return worker
+
+    on_a_machine_without("landlock", lambda: beacon.light(services, lambda: 1, end).join())
+    assert (list(said().sandbox.missing), said().busy) == (["landlock"], 1)
     sandbox.probe.cache_clear()
-    beacon.light(told, end).join()
-    assert any(each.in_force == LAYERS for each in board.said())
+    beacon.light(services, lambda: 0, end).join()
+    assert (said().sandbox.in_force, said().busy) == (LAYERS, 0)
+    beacon.put_out(services)
+    with services.database.connect() as connection:
+        assert worker_rows.alive(connection) == []

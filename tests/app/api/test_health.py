@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx2
 import pytest
+from sqlalchemy import Engine
 
 from app.domain.confinement import Confinement
-from app.store.sandbox_board import SandboxBoard
+from app.domain.worker import Worker
+from app.store import worker_rows
 from tests.api_process import ApiProcess
 
 POOR = Confinement(missing={"landlock": "not there"})
 
 
-@pytest.fixture
-def board(redis_url: str) -> Iterator[SandboxBoard]:
-    """Empty, before and after."""
-    board = SandboxBoard(redis_url)
-    board.forget()
-    yield board
-    board.forget()
+def say(database: Engine, name: str, found: Confinement) -> None:
+    with database.begin() as connection:
+        worker_rows.say(connection, Worker(name, "1", ("cpu",), 2, 0, False, ("cpu",), found))
 
 
-@pytest.mark.usefixtures("board")
+@pytest.mark.usefixtures("database")
 def test_alive_and_ready_without_a_key(api: ApiProcess) -> None:
     assert httpx2.get(f"{api.url}/livez").json() == {"status": "ok"}
     ready = httpx2.get(f"{api.url}/readyz").json()
     assert ready == {"status": "ok", "parts": {"database": True, "redis": True, "storage": True}}
 
 
-def test_it_is_ready_while_some_worker_has_a_whole_sandbox(api: ApiProcess, board: SandboxBoard) -> None:
-    board.say("poor", POOR)
+def test_it_is_ready_while_some_worker_has_a_whole_sandbox(api: ApiProcess, database: Engine) -> None:
+    say(database, "poor", POOR)
     refused = httpx2.get(f"{api.url}/readyz")
     assert refused.status_code == 503
     problem = refused.json()
@@ -39,7 +35,7 @@ def test_it_is_ready_while_some_worker_has_a_whole_sandbox(api: ApiProcess, boar
     assert problem["parts"] == {"database": True, "redis": True, "storage": True, "sandbox": False}
     assert problem["sandboxes"] == [POOR.to_dict()]
     assert "LETHE_SANDBOX_WITHOUT=landlock" in problem["detail"]
-    board.say("whole", Confinement(("empty-network",)))
+    say(database, "whole", Confinement(("empty-network",)))
     ready = httpx2.get(f"{api.url}/readyz")
     assert ready.status_code == 200
     assert ready.json()["parts"]["sandbox"] is True
