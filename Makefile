@@ -36,6 +36,8 @@ lint: $(INSTALLED)  ## style, types, and which room may import which
 
 check: lint  ## the quick part of the tests, and what is known against the locked packages
 	@$(RUN) pytest -q tests/architecture tests/app/domain tests/client
+	@$(BIN)/helm lint --quiet deploy/helm/lethe
+	@$(RUN) pytest -q tests/deploy
 	@$(BIN)/python requirements/audit.py
 
 test-hostile: $(INSTALLED)  ## every known attack on the intake, one case each

@@ -37,7 +37,7 @@ def database_url() -> str:
 def operator_database() -> Iterator[Engine]:
     """The database for one command, which ends with status 2 and the reason when something is wrong."""
     try:
-        database = open_database(sqlalchemy_url(database_url()), pool_size=1)
+        database = open_database(sqlalchemy_url(database_url()), pool_size=1, idle_seconds=0)
         try:
             yield database
         finally:

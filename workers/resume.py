@@ -19,7 +19,7 @@ from typing import Any
 from app.domain.errors import ChildMisspoke, Corrupt, NotFound
 from app.domain.job import Claim
 from app.domain.manifest import Manifest
-from app.store import point_rows, vault_care
+from app.store import claim_rows, point_rows, vault_care
 from app.store.point_rows import Point
 from workers.pulse import DATABASE_DOWN
 from workers.services import Services
@@ -90,7 +90,9 @@ class Points:
         collect(self.services, [entry.sha256 for point in old for entry in point.manifest])
 
     def _forget(self, step: int) -> None:
+        """Raises LeaseLost."""
         with self.services.database.begin() as connection:
+            claim_rows.lock_held(connection, self.claim)
             point_rows.drop(connection, self.claim.job.id, step)
 
 
