@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from app.domain.job import JobStatus
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
-from app.intake.expire import remove_expired
+from app.intake.expire import remove_expired, remove_strays
 from app.store import audit_rows, claim_rows, model_rows, vault_care
 from workers.inspect_model import clear_leftovers, note_verdict
 from workers.services import Services
@@ -38,22 +38,21 @@ Send = Callable[[str, UUID], None]
 
 
 def sweep(services: Services, send: Send) -> None:
-    """One round, unless another process is at it. A step that fails does not keep the others from their turn."""
+    """One round, but for this host's own scratch only where no other process is at it."""
     with services.database.begin() as guard:
+        _take(services, send, _remove_strays, _remove_run_folders)
         if not guard.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
             return
-        for step in (
-            _take_back_jobs,
-            _send_jobs,
-            _send_models,
-            _remove_expired,
-            _remove_run_folders,
-            _care_for_vault,
-        ):
-            try:
-                step(services, send)
-            except Exception:
-                log.exception("a step of the sweep failed: %s", step.__name__)
+        _take(services, send, _take_back_jobs, _send_jobs, _send_models, _remove_expired, _care_for_vault)
+
+
+def _take(services: Services, send: Send, *steps: Callable[[Services, Send], None]) -> None:
+    """A step that fails does not keep the others from their turn."""
+    for step in steps:
+        try:
+            step(services, send)
+        except Exception:
+            log.exception("a step of the sweep failed: %s", step.__name__)
 
 
 def wake_next(services: Services, send: Send) -> None:
@@ -101,6 +100,10 @@ def _send_models(services: Services, send: Send) -> None:
 
 def _remove_expired(services: Services, _send: Send) -> None:
     remove_expired(services.database, services.vault)
+
+
+def _remove_strays(services: Services, _send: Send) -> None:
+    remove_strays(services.database, services.vault)
 
 
 def _care_for_vault(services: Services, _send: Send) -> None:

@@ -24,10 +24,15 @@ def remove_expired(database: Engine, vault: Vault) -> int:
         expired = upload_rows.expire(connection)
     for upload_id in expired:
         (vault.incoming / str(upload_id)).unlink(missing_ok=True)
+    return len(expired) + remove_strays(database, vault)
+
+
+def remove_strays(database: Engine, vault: Vault) -> int:
+    """What a crash left on this host: where hosts have a scratch each, each must see to its own. Returns how many."""
     strays = _strays(database, vault)
     for stray in strays:
         stray.unlink(missing_ok=True)
-    return len(expired) + len(strays)
+    return len(strays)
 
 
 def _strays(database: Engine, vault: Vault) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from uuid import UUID, uuid4
 
 import pytest
@@ -133,3 +134,14 @@ def test_slots_are_bounded_and_come_back() -> None:
     assert [slots.take() for _ in range(3)] == [True, True, False]
     slots.give()
     assert slots.take()
+
+
+def test_a_host_clears_its_own_scratch_also_while_another_sweeps(services: Services, outbox: Outbox) -> None:
+    dead, stray = run_folder(services, uuid4(), 1), services.vault.incoming / "stray"
+    dead.mkdir()
+    stray.touch()
+    os.utime(stray, (0, 0))
+    with services.database.begin() as other:
+        other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        sweep(services, outbox.send)
+    assert list(services.vault.incoming.iterdir()) == []
