@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
@@ -39,16 +42,20 @@ from app.api.request_log import RequestLog
 from app.api.tus import TusLayer
 from app.identity.gate import Gate
 from app.identity.oidc import Issuer, TokenReader
+from app.intake.expire import remove_strays
 from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
 from app.settings import Settings, between_commas
 from app.settings import settings as read_settings
+from app.store.bucket_vault import open_vault
 from app.store.changes import ChangeFeed
 from app.store.database import open_database
 from app.store.glance import Glance
 from app.store.rate_counter import RateCounter
-from app.store.vault import Vault
 
+log = logging.getLogger(__name__)
+
+TIDY_SECONDS = 3600.0
 # Bodies that are read piece by piece, each with limits of its own; every other one is capped before a route runs.
 STREAMED = re.compile(r"(POST|PATCH) /v1/uploads(/[^/]*)?$|PUT /v1/uploads/|POST /v1/samples$")
 
@@ -64,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "Set LETHE_API_KEY (lethe_<keyid>_<secret>) or LETHE_KEY_PEPPER: the API answers nobody without a key."
         )
     app = create_routes(_lifespan)
-    database, vault = open_database(settings.database_url), Vault(settings.vault)
+    database, vault = open_database(settings.database_url), open_vault(settings.vault, settings.scratch)
     app.state.services = Services(
         settings=settings,
         database=database,
@@ -138,13 +145,24 @@ def _gate(settings: Settings, database: Engine) -> Gate:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
-    listener = asyncio.create_task(services.changes.listen())
+    tasks = [asyncio.create_task(each) for each in (services.changes.listen(), _tidy(services))]
     await app.state.glance.open()
     try:
         yield
     finally:
         await app.state.glance.close()
-        listener.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await listener
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         services.database.dispose()
+
+
+async def _tidy(services: Services) -> None:
+    """What uploads left on this host's scratch goes, also where no worker runs."""
+    while True:
+        try:
+            await run_in_threadpool(remove_strays, services.database, services.vault)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("the scratch was not tidied: %s", type(error).__name__)
+        await asyncio.sleep(TIDY_SECONDS)

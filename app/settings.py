@@ -5,13 +5,14 @@ A user with a GPU or a cluster changes these and nothing else. `docs/settings.md
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.confinement import NONE, named_layers
@@ -21,10 +22,24 @@ from app.domain.worker import Queue, QueueSizes
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 SHORTEST_SECRET = 20
+STORE_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # read by the client of an S3 vault itself
 SHORTEST_PEPPER = 32
 
 
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._-]+)*")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
+
+
+def vault_address(given: Path | str) -> Path | str:
+    """A folder, or s3://bucket/prefix as it is. Raises ValueError for what is meant as the latter and is none."""
+    if isinstance(given, Path) or not given.startswith("s3:"):
+        return Path(given)
+    if not _BUCKET.fullmatch(given):
+        raise ValueError("name a folder, or a bucket as s3://bucket or s3://bucket/prefix")
+    return given
+
+
+VaultAddress = Annotated[Path | str, BeforeValidator(vault_address)]
 
 
 class InspectionSettings(BaseSettings):
@@ -53,7 +68,10 @@ class Settings(InspectionSettings):
 
     database_url: str = Field(validation_alias="DATABASE_URL", description="PostgreSQL, postgresql://...")
     redis_url: str = Field(validation_alias="REDIS_URL", description="Celery's broker, redis://...")
-    vault: Path = Field(default=Path("var/vault"), description="folder that holds every stored file")
+    vault: VaultAddress = Field(
+        default=Path("var/vault"), description="folder that holds every stored file, or s3://bucket/prefix"
+    )
+    scratch: Path | None = Field(default=None, description="folder of this host for what arrives and for runs")
     api_key: SecretStr | None = Field(
         default=None, min_length=SHORTEST_SECRET, description="the operator's key: tenant `default`, every scope"
     )
@@ -143,6 +161,7 @@ class Settings(InspectionSettings):
     def secrets(self) -> list[str]:
         """What must never be shown: the secrets themselves, and the passwords inside URLs."""
         given = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        given += filter(None, (os.environ.get(name) for name in STORE_SECRETS))
         passwords = [urlsplit(url).password or "" for url in (self.database_url, self.redis_url)]
         return [each for password in passwords for each in (password, unquote(password))] + given
 
@@ -175,7 +194,7 @@ class StandaloneSettings(BaseSettings):
     port: int = Field(default=8420, ge=0, le=65535, description="0: any free port")
     api_key: SecretStr | None = Field(default=None, description="else one is made at the first start, and kept")
     key_pepper: SecretStr | None = Field(default=None, description="else one is made at the first start, and kept")
-    vault: Path | None = Field(default=None, description="folder that holds every stored file; else one in `data`")
+    vault: VaultAddress | None = Field(default=None, description="as below; else a folder in `data`")
     worker_slots: int = Field(default=2, gt=0, description="tasks that the worker runs at a time")
 
 

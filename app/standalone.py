@@ -61,7 +61,7 @@ class Service:
     port: int
     api_key: str
     key_pepper: str
-    vault: Path
+    vault: Path | str
     worker_slots: int
 
     @property
@@ -153,7 +153,8 @@ def _plan(settings: StandaloneSettings, data: Path) -> Service:
     key = settings.api_key.get_secret_value() if settings.api_key else _kept(data / "api-key", _new_key)
     given = settings.key_pepper
     pepper = given.get_secret_value() if given else _kept(data / "key-pepper", lambda: secrets.token_hex(32))
-    vault = settings.vault.resolve() if settings.vault else data / "vault"
+    vault = settings.vault or data / "vault"
+    vault = vault.resolve() if isinstance(vault, Path) else vault
     port = _claim_port(settings.host, settings.port)
     return Service(data, settings.host, port, key, pepper, vault, settings.worker_slots)
 
@@ -218,6 +219,8 @@ class _Start:
         if len(own) < 2:
             self._private_servers(own)
         environment = own | {"LETHE_VAULT": str(self.service.vault)}
+        if isinstance(self.service.vault, str) and not os.environ.get("LETHE_SCRATCH"):
+            environment["LETHE_SCRATCH"] = str(self.service.data / "scratch")
         if not self.stopping.is_set():
             _migrate(environment)
         return environment

@@ -15,9 +15,12 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
+from app.domain.errors import OperatorError
 from app.operator_database import data_folder, database_url, operator_database
+from app.settings import vault_address
 from app.store import backup as backups
 from app.store import vault_care
+from app.store.bucket_vault import open_vault
 from app.store.vault import Vault
 
 vault = typer.Typer(name="vault", help="What is stored.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -44,7 +47,8 @@ def restore(folder: Folder) -> None:
 def scrub() -> None:
     """Read every stored file against its hash now; set aside what is damaged."""
     with operator_database() as database:
-        damaged = [each for each in _all(_vault()) if _is_set_aside(database, each)]
+        files = _vault()
+        damaged = [each for each in _all(files) if _is_set_aside(database, files, each)]
     for each in damaged:
         typer.echo(f"damaged: {each}", err=True)
     if damaged:
@@ -57,8 +61,8 @@ def collect(
     older_than: Annotated[float, typer.Option(help="Seconds since it was put in.", min=60)] = 24 * 3600.0,
 ) -> None:
     """Remove the files that nothing speaks of any more now, and not only when the sweeper comes to them."""
-    files = _vault()
     with operator_database() as database:
+        files = _vault()
         names = _all(files)
         gone = sum(
             vault_care.collect(database, files, names[place : place + vault_care.PORTION], older_than)
@@ -71,8 +75,7 @@ def _all(files: Vault) -> list[str]:
     return files.after("", sys.maxsize)
 
 
-def _is_set_aside(database: Engine, sha256: str) -> bool:
-    files = _vault()
+def _is_set_aside(database: Engine, files: Vault, sha256: str) -> bool:
     if files.is_whole(sha256):
         return False
     vault_care.set_aside(database, files, sha256, ACTOR)
@@ -80,12 +83,18 @@ def _is_set_aside(database: Engine, sha256: str) -> bool:
 
 
 def _vault() -> Vault:
-    if given := os.environ.get("LETHE_VAULT"):
-        return Vault(Path(given))
+    """Raises OperatorError for an address that is none."""
+    address = os.environ.get("LETHE_VAULT")
+    if not address:
+        try:
+            address = str(json.loads((data_folder() / "service.json").read_text())["vault"])
+        except (OSError, ValueError, KeyError):
+            address = str(data_folder() / "vault")
+    scratch = os.environ.get("LETHE_SCRATCH")
     try:
-        return Vault(Path(json.loads((data_folder() / "service.json").read_text())["vault"]))
-    except (OSError, ValueError, KeyError):
-        return Vault(data_folder() / "vault")
+        return open_vault(vault_address(address), Path(scratch) if scratch else None)
+    except ValueError as error:
+        raise OperatorError(f"LETHE_VAULT: {error}") from None
 
 
 def _show(done: int, count: int) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, text
 from app.store.database import open_database
 from app.store.tables import metadata
 
-pytest_plugins = ["tests.full_service"]
+pytest_plugins = ["tests.full_service", "tests.s3_server"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

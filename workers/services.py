@@ -10,6 +10,7 @@ from functools import lru_cache
 from sqlalchemy import Engine
 
 from app.settings import Settings, settings
+from app.store.bucket_vault import open_vault
 from app.store.database import open_database
 from app.store.vault import Vault
 from workers.drain import Drain
@@ -38,6 +39,6 @@ def services() -> Services:
     return Services(
         settings=known,
         database=open_database(known.database_url),
-        vault=Vault(known.vault),
+        vault=open_vault(known.vault, known.scratch),
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )

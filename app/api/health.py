@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 
@@ -40,7 +39,7 @@ def readyz(services: ServicesDep) -> JSONResponse:
     checks: dict[str, Callable[[Services], object]] = {
         "database": lambda s: ping(s.database),
         "redis": lambda s: s.dispatcher.ping(),
-        "storage": _storage_is_writable,
+        "storage": lambda s: s.vault.check(),
     }
     parts = {name: _answers(check, services) for name, check in checks.items()}
     found = _sandboxes(services)
@@ -72,8 +71,3 @@ def _answers(check: Callable[[Services], object], services: Services) -> bool:
     except Exception:  # whatever the reason, this part is not ready
         return False
     return True
-
-
-def _storage_is_writable(services: Services) -> None:
-    if not os.access(services.vault.incoming, os.W_OK | os.X_OK):
-        raise PermissionError(services.vault.incoming)

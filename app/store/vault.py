@@ -1,6 +1,6 @@
-"""Files by the SHA-256 of their bytes, in one folder.
+"""Files by the SHA-256 of their bytes, in one folder. `app.store.bucket_vault` keeps the same promises on S3.
 
-    incoming/<id>          bytes that are still arriving
+    incoming/<id>          bytes that are still arriving, and folders of runs; or in the scratch folder
     objects/ab/<sha256>    whole files; never changed once there
     damaged/<sha256>       what turned out to be other bytes than its name says; for the operator
 
@@ -15,9 +15,11 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -30,38 +32,51 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class Vault:
-    def __init__(self, root: Path) -> None:
-        self.incoming = root / "incoming"
+    """`incoming` is the scratch of this host: what lies there is not stored yet, and `adopt` takes it over."""
+
+    def __init__(self, root: Path, scratch: Path | None = None) -> None:
+        """Without `scratch`, what arrives lies beside the objects, so that storing it is a rename."""
+        self.incoming = scratch or root / "incoming"
+        self._landing = root / "incoming"
         self._objects = root / "objects"
-        self.incoming.mkdir(parents=True, exist_ok=True)
-        self._objects.mkdir(exist_ok=True)
+        for folder in (self.incoming, self._landing, self._objects):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where the object is or would be. Raises ValueError for anything but 64 hex digits."""
-        if not _NAME.fullmatch(sha256):
-            raise ValueError(f"not a SHA-256: {sha256[:80]!r}")
-        return self._objects / sha256[:2] / sha256
+        return self._objects / checked(sha256)[:2] / sha256
 
     def has(self, sha256: str) -> bool:
         return self.path(sha256).is_file()
 
+    def check(self) -> None:
+        """Raises OSError or DependencyDown when nothing can be stored."""
+        if not os.access(self.incoming, os.W_OK | os.X_OK):
+            raise PermissionError(self.incoming)
+
     def adopt(self, file: Path, sha256: str | None = None) -> FileEntry:
-        """Take over `file`, which lies on the vault's file system, and make it durable.
+        """Take over `file`, which lies in `incoming` or below, and make it durable.
 
         `sha256` is its hash when the caller has just computed it over the same bytes; else it is computed here.
         Returns the entry (path: the file's name). The file is gone from its old place afterwards.
         """
         digest, size = (sha256, file.stat().st_size) if sha256 else hash_file(file)
-        target = self.path(digest)
+        self._take(file, digest)
+        file.unlink(missing_ok=True)  # still there if it was copied, or a second name of the very same object
+        return FileEntry(file.name, size, digest)
+
+    def _take(self, file: Path, sha256: str) -> None:
+        """The bytes of `file` under their name, durable, though another name of the file may stay."""
+        if file.stat().st_dev != self._landing.stat().st_dev:
+            file = Path(shutil.copyfile(file, self._landing / uuid4().hex))
+        target = self.path(sha256)
         target.parent.mkdir(exist_ok=True)
         sync(self._objects)
         file.chmod(0o444)
         os.utime(file)  # its age counts from here, for `collect`
         sync(file)
         file.replace(target)
-        file.unlink(missing_ok=True)  # still there only if it was a second name of the very same object
         sync(target.parent)
-        return FileEntry(file.name, size, digest)
 
     def share(self, file: Path, sha256: str) -> None:
         """As `adopt` with a known hash, but the file keeps its old name too: from here on nobody may write to it.
@@ -100,13 +115,13 @@ class Vault:
 
     def is_whole(self, sha256: str) -> bool:
         """Whether the object's bytes are those of its name; also when it is gone."""
+        digest = hashlib.sha256()
         try:
-            self.open_verified(sha256).close()
+            for chunk in self._chunks(sha256):
+                digest.update(chunk)
         except NotFound:
             return True
-        except Corrupt:
-            return False
-        return True
+        return digest.hexdigest() == sha256
 
     def set_aside(self, sha256: str) -> None:
         """Take a damaged object out of reach, and keep it for the operator."""
@@ -145,13 +160,10 @@ class Vault:
 
         Raises NotFound when there is no such object and Corrupt when its bytes are not those of its name.
         """
-        try:
-            handle = self.path(sha256).open("rb")
-        except FileNotFoundError:
-            raise NotFound(f"The stored file {sha256} is not there.") from None
+        handle = self._open(sha256)
         if hashlib.file_digest(handle, "sha256").hexdigest() != sha256:
             handle.close()
-            raise Corrupt(f"The stored file {sha256} is damaged and was not used. Restore it from a backup.")
+            raise _damaged(sha256)
         handle.seek(0)
         return handle
 
@@ -160,17 +172,48 @@ class Vault:
 
         Raises NotFound and Corrupt as `open_verified` does.
         """
+        with target.open("xb") as out:
+            try:
+                self._copy(sha256, out)
+            except BaseException:
+                target.unlink()
+                raise
+
+    def _copy(self, sha256: str, out: BinaryIO) -> None:
+        """Raises NotFound, and Corrupt when what was written is not what the name says."""
         digest = hashlib.sha256()
-        try:
-            with self.path(sha256).open("rb") as source, target.open("xb") as out:
-                while chunk := source.read(CHUNK):
-                    digest.update(chunk)
-                    out.write(chunk)
-        except FileNotFoundError:
-            raise NotFound(f"The stored file {sha256} is not there.") from None
+        for chunk in self._chunks(sha256):
+            digest.update(chunk)
+            out.write(chunk)
         if digest.hexdigest() != sha256:
-            target.unlink()
-            raise Corrupt(f"The stored file {sha256} is damaged and was not used. Restore it from a backup.")
+            raise _damaged(sha256)
+
+    def _chunks(self, sha256: str) -> Iterator[bytes]:
+        """The object as it is stored, not checked. Raises NotFound."""
+        with self._open(sha256) as source:
+            while chunk := source.read(CHUNK):
+                yield chunk
+
+    def _open(self, sha256: str) -> BufferedReader:
+        try:
+            return self.path(sha256).open("rb")
+        except FileNotFoundError:
+            raise missing(sha256) from None
+
+
+def checked(sha256: str) -> str:
+    """Raises ValueError for anything but 64 hex digits."""
+    if not _NAME.fullmatch(sha256):
+        raise ValueError(f"not a SHA-256: {sha256[:80]!r}")
+    return sha256
+
+
+def missing(sha256: str) -> NotFound:
+    return NotFound(f"The stored file {sha256} is not there.")
+
+
+def _damaged(sha256: str) -> Corrupt:
+    return Corrupt(f"The stored file {sha256} is damaged and was not used. Restore it from a backup.")
 
 
 def _age(file: Path) -> float:

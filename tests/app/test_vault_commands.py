@@ -19,6 +19,7 @@ from app.store.vault import Vault
 from tests.api_process import running_api
 from tests.installed import lethe
 from tests.job_rows_at_hand import a_delivery, add_job
+from tests.s3_server import Bucket
 
 Run = Callable[..., Any]
 
@@ -65,17 +66,28 @@ def empty_database(postgres_url: str) -> str:
         return f"postgresql://{info.user}:{info.password}@/{name}?host={quote(info.host)}&port={info.port}"
 
 
-def test_all_is_lost_and_comes_back(run: Run, done: Job, empty_database: str, redis_url: str, tmp_path: Path) -> None:
+@pytest.fixture(params=["folder", "bucket"])
+def new_vault(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Where all comes back to."""
+    if request.param == "folder":
+        return {"LETHE_VAULT": str(tmp_path / "new")}
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return {"LETHE_VAULT": bucket.address, "LETHE_SCRATCH": str(tmp_path / "scratch"), **bucket.environment}
+
+
+def test_all_is_lost_and_comes_back(  # noqa: PLR0917 - one for each thing that is lost or comes back
+    run: Run, done: Job, empty_database: str, new_vault: dict[str, str], redis_url: str, tmp_path: Path
+) -> None:
     head = run("audit", "head").stdout
     (tmp_path / "head.json").write_text(head)
     said = run("backup", tmp_path / "kept")
     assert said.returncode == 0, said.stderr
-    new = {"DATABASE_URL": empty_database, "LETHE_VAULT": str(tmp_path / "new")}
+    new = {"DATABASE_URL": empty_database} | new_vault
     said = run("restore", tmp_path / "kept", **new)
     assert said.returncode == 0, said.stderr
     assert run("audit", "verify", "--head", tmp_path / "head.json", **new).returncode == 0
     assert run("vault", "scrub", **new).returncode == 0
-    with running_api(empty_database, redis_url, tmp_path / "new") as api, api.client() as http:
+    with running_api(empty_database, redis_url, tmp_path / "new", **new_vault) as api, api.client() as http:
         path = f"/v1/jobs/{done.id}"
         assert http.get(path).json()["status"] == "succeeded"
         assert http.get(f"{path}/artifacts/model.safetensors").content == b"weights" * 1000
@@ -116,3 +128,8 @@ def test_collect_takes_only_what_nothing_speaks_of(run: Run, vault: Vault) -> No
         age(vault, name)
     assert run("vault", "collect").stdout == "1 of 4 stored files were removed.\n"
     assert not vault.has(stray)
+
+
+def test_an_address_that_is_none_is_said(run: Run) -> None:
+    said = run("vault", "collect", LETHE_VAULT="s3:/bucket")
+    assert (said.returncode, "s3://bucket/prefix" in said.stderr) == (2, True)

@@ -47,11 +47,20 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vault = Vault(self.folder / new_id().hex)
+        self.vault = self.new_vault()
         self.rows: dict[UUID, str] = {}
         self.young: set[str] = set()  # put within the day
         with self.database.begin() as connection:
             connection.execute(text("DELETE FROM uploads"))
+
+    def new_vault(self) -> Vault:
+        return Vault(self.folder / new_id().hex)
+
+    def grow_old(self, sha256: str) -> None:
+        age(self.vault, sha256)
+
+    def put_again(self, content: bytes) -> PutAgain:
+        return PutAgain(self.vault, content)
 
     @rule(content=st.sampled_from(CONTENTS))
     def put(self, content: bytes) -> None:
@@ -79,13 +88,13 @@ class Life(RuleBasedStateMachine):
     @rule()
     def days_pass(self) -> None:
         for sha256 in self.vault.after("", 100):
-            age(self.vault, sha256)
+            self.grow_old(sha256)
         self.young.clear()
 
     @rule(again=st.sampled_from([None, *CONTENTS]))
     def collect(self, again: bytes | None) -> None:
         """`again` is put once more in the very moment in which the collector has looked at its age."""
-        vault = self.vault if again is None else _PutAgain(self.vault, again)
+        vault = self.vault if again is None else self.put_again(again)
         before = set(self.vault.after("", 100))
         vault_care.collect(self.database, vault, self.vault.after("", 100), DAY)  # type: ignore[arg-type]
         left = set(self.vault.after("", 100))
@@ -99,11 +108,15 @@ class Life(RuleBasedStateMachine):
             self.vault.open_verified(sha256).close()
 
 
-class _PutAgain:
+class PutAgain:
     """A vault in which somebody puts a content while it is being collected."""
 
     def __init__(self, vault: Vault, content: bytes) -> None:
         self._vault, self._content, self.done = vault, content, False
+
+    def put(self) -> None:
+        self.done = True
+        self._vault.put([self._content])
 
     def collect(self, sha256: str, older_than_seconds: float) -> bool:
         if sha256 != sha(self._content):
@@ -112,8 +125,7 @@ class _PutAgain:
 
         def put_first(file: Path, target: Path) -> Path:
             if not self.done and file == self._vault.path(sha256):
-                self.done = True
-                self._vault.put([self._content])
+                self.put()
             return rename(file, target)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -123,9 +135,14 @@ class _PutAgain:
 
 @pytest.mark.usefixtures("database")
 def test_nothing_that_is_named_is_ever_collected(database: Engine, tmp_path: Path) -> None:
-    case = type("Case", (Life,), {"database": database, "folder": tmp_path}).TestCase  # type: ignore[attr-defined]
+    live(type("Case", (Life,), {"database": database, "folder": tmp_path}))
+
+
+def live(life: type[Life], examples: int = 30, steps: int = 20) -> None:
+    """Many lives, in any order of events."""
+    case = life.TestCase  # type: ignore[attr-defined]
     case.settings = settings(
-        max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
     )
     case().runTest()
 
