@@ -186,6 +186,15 @@ class _PutAgainInBucket(PutAgain):
             return self._vault.collect(sha256, older_than_seconds)
 
 
+def test_what_is_put_in_the_moment_of_its_removal_stays(kind: Kind) -> None:
+    kind.vault.put([DATA])
+    kind.grow_old(SHA256)
+    again = (_PutAgainInBucket if isinstance(kind.vault, BucketVault) else PutAgain)(kind.vault, DATA)
+    again.collect(SHA256, DAY)
+    assert again.done
+    assert read(kind.vault) == DATA
+
+
 def test_nothing_that_is_named_is_ever_collected_from_a_bucket(
     database: Engine, bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -202,7 +211,7 @@ def test_nothing_that_is_named_is_ever_collected_from_a_bucket(
         def put_again(self, content: bytes) -> PutAgain:
             return _PutAgainInBucket(self.vault, content)
 
-    live(type("Case", (LifeInBucket,), {"database": database, "folder": tmp_path}), examples=10, steps=12)
+    live(type("Case", (LifeInBucket,), {"database": database, "folder": tmp_path}), examples=20, steps=15)
 
 
 def test_the_store_is_told_the_hash_of_what_it_is_sent(bucket: Bucket, tmp_path: Path) -> None:
