@@ -114,6 +114,9 @@ class Settings(InspectionSettings):
     max_attempts: int = Field(
         default=3, gt=0, description="claims since its last resume point before a job (or a model) is given up"
     )
+    retain_jobs_seconds: float = Field(
+        default=0, ge=0, description="a job that has ended is deleted after this, with what it delivered; 0: never"
+    )
     collect_after_seconds: float = Field(
         default=24 * 3600, gt=0, description="a stored file that nothing speaks of any more goes after this"
     )

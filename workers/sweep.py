@@ -4,6 +4,7 @@
     a job whose worker went silent                      queued again, quarantined after its last attempt, or cancelled
     a model whose inspection nobody began or finished   its message is sent again, or it is given up
     an upload that expired, files of a dead run         removed
+    a job that ended longer ago than is kept            deleted
     a stored file that no row speaks of, a damaged one  removed, set aside
 
 Every step may be cut off at any point and come again: all of it is idempotent.
@@ -19,10 +20,11 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from app.domain.audit import Action
 from app.domain.job import JobStatus
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
 from app.intake.expire import remove_expired, remove_strays
-from app.store import audit_rows, claim_rows, model_rows, vault_care
+from app.store import audit_rows, claim_rows, job_rows, model_rows, references, vault_care
 from workers.inspect_model import clear_leftovers, note_verdict
 from workers.services import Services
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LOCK = 7_163_402  # any fixed number: names the advisory lock
 MOST_SENT = 100
+MOST_FORGOTTEN = 50
 COLLECT_SECONDS = 3600.0  # the vault is walked for files to collect this often
 SCRUB_SECONDS = 0.5  # of one round at most go into reading stored files, one file aside
 _RUN_FOLDER = re.compile(r"run-([0-9a-f-]{36})-(\d{1,18})")
@@ -43,7 +46,16 @@ def sweep(services: Services, send: Send) -> None:
         _take(services, send, _remove_strays, _remove_run_folders)
         if not guard.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
             return
-        _take(services, send, _take_back_jobs, _send_jobs, _send_models, _remove_expired, _care_for_vault)
+        _take(
+            services,
+            send,
+            _take_back_jobs,
+            _send_jobs,
+            _send_models,
+            _remove_expired,
+            _forget_old_jobs,
+            _care_for_vault,
+        )
 
 
 def _take(services: Services, send: Send, *steps: Callable[[Services, Send], None]) -> None:
@@ -104,6 +116,21 @@ def _remove_expired(services: Services, _send: Send) -> None:
 
 def _remove_strays(services: Services, _send: Send) -> None:
     remove_strays(services.database, services.vault)
+
+
+def _forget_old_jobs(services: Services, _send: Send) -> None:
+    """As a caller's delete does, where the operator has set a time for it."""
+    if not (seconds := services.settings.retain_jobs_seconds):
+        return
+    with services.database.begin() as connection:
+        for job in job_rows.outlived(connection, seconds, MOST_FORGOTTEN):
+            subject = audit_rows.subject("job", job.id)
+            files = references.files_of(connection, subject)
+            job_rows.delete(connection, job.tenant, job.id)
+            audit_rows.append(
+                connection, tenant=job.tenant, actor=services.actor, action=Action.JOB_DELETED, subject=subject,
+                details={"files": files, "reason": "retention"},
+            )  # fmt: skip
 
 
 def _care_for_vault(services: Services, _send: Send) -> None:

@@ -22,7 +22,7 @@ from app.domain.identity import Scope
 from app.domain.ids import new_id, parse_id
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.model import ARCHIVE
-from app.store import audit_rows, model_rows, quota_rows, upload_rows
+from app.store import audit_rows, model_rows, quota_rows, references, upload_rows
 
 router = APIRouter(tags=["models"])
 
@@ -102,5 +102,7 @@ def delete_model(model_id: str, caller: CallerDep, services: ServicesDep) -> Non
     """Forget a model. 409 while a job names it."""
     with services.database.begin() as connection:
         gone = parse_id(model_id, "model")
+        subject = audit_rows.subject("model", gone)
+        files = references.files_of(connection, subject)
         model_rows.remove(connection, caller.tenant, gone)
-        audit_rows.by_caller(connection, caller, Action.MODEL_DELETED, audit_rows.subject("model", gone))
+        audit_rows.by_caller(connection, caller, Action.MODEL_DELETED, subject, files=files)

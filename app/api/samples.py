@@ -20,7 +20,7 @@ from app.domain.ids import parse_id
 from app.domain.samples import SampleKind, SampleRow, SampleSet
 from app.intake.admit_samples import SampleFile, SampleLimits, admit_samples
 from app.intake.sample_files import Columns, SampleFormat
-from app.store import audit_rows, sample_rows
+from app.store import audit_rows, references, sample_rows
 
 router = APIRouter(tags=["samples"])
 
@@ -163,8 +163,10 @@ def read_samples(samples_id: SamplesId, caller: CallerDep, services: ServicesDep
 def delete_samples(samples_id: SamplesId, caller: CallerDep, services: ServicesDep) -> Response:
     """Refused while a job names them."""
     with services.database.begin() as connection:
+        subject = audit_rows.subject("samples", samples_id)
+        files = references.files_of(connection, subject)
         sample_rows.remove(connection, caller.tenant, samples_id)
-        audit_rows.by_caller(connection, caller, Action.SAMPLES_DELETED, audit_rows.subject("samples", samples_id))
+        audit_rows.by_caller(connection, caller, Action.SAMPLES_DELETED, subject, files=files)
     return Response(status_code=204)
 
 

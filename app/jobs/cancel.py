@@ -11,7 +11,7 @@ from app.domain.identity import Caller
 from app.domain.job import Job
 from app.domain.quota import Quota
 from app.jobs.dispatch import Dispatcher
-from app.store import audit_rows, job_rows, quota_rows
+from app.store import audit_rows, job_rows, quota_rows, references
 
 
 def cancel(database: Engine, caller: Caller, job_id: UUID) -> Job:
@@ -38,7 +38,9 @@ def retry(database: Engine, dispatcher: Dispatcher, caller: Caller, job_id: UUID
 
 
 def delete(database: Engine, caller: Caller, job_id: UUID) -> None:
-    """Forget a job that is done. Raises NotFound and IllegalMove."""
+    """Forget a job that is done; the audit trail keeps the hashes of its files. Raises NotFound and IllegalMove."""
     with database.begin() as connection:
+        subject = audit_rows.subject("job", job_id)
+        files = references.files_of(connection, subject)
         job_rows.delete(connection, caller.tenant, job_id)
-        audit_rows.by_caller(connection, caller, Action.JOB_DELETED, audit_rows.subject("job", job_id))
+        audit_rows.by_caller(connection, caller, Action.JOB_DELETED, subject, files=files)

@@ -102,6 +102,9 @@ class BucketVault(Vault):
         self._delete(old)
         return bool(old) and len(old) == len(puttings)
 
+    def put_back(self) -> None:
+        """Nothing is ever moved aside here."""
+
     def _take(self, file: Path, sha256: str) -> None:
         key = f"{_folder(sha256)}{new_id()}"
         with _answering():

@@ -181,6 +181,12 @@ def delete(connection: Connection, tenant: str, job_id: UUID) -> None:
     notify(connection, job_id)
 
 
+def outlived(connection: Connection, seconds: float, limit: int) -> list[Job]:
+    """Jobs that ended longer ago than that, the oldest first."""
+    query = select(*_COLUMNS).where(t.c.finished_at < NOW - timedelta(seconds=seconds)).order_by(t.c.finished_at)
+    return [_job(row) for row in connection.execute(query.limit(limit))]
+
+
 def move(
     connection: Connection,
     job_id: UUID,

@@ -52,6 +52,11 @@ def everything(connection: Connection) -> list[str]:
     return list(connection.scalars(select(_SHA256).distinct().order_by(_SHA256)))
 
 
+def files_of(connection: Connection, owner: str) -> list[str]:
+    """The objects that one row speaks of, in order; `owner` is its subject, such as model/019ab1c2-..."""
+    return list(connection.scalars(select(_SHA256).where(_NAMED.c.owner.in_([owner])).distinct().order_by(_SHA256)))
+
+
 def owners(connection: Connection, sha256: str) -> dict[str, list[str]]:
     """Who speaks of the object: of each tenant the subjects, such as model/019ab1c2-..."""
     rows = select(_NAMED.c.tenant, _NAMED.c.owner).where(_SHA256.in_([sha256])).distinct().order_by(text("1, 2"))

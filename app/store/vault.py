@@ -150,6 +150,13 @@ class Vault:
         aside.unlink()
         return gone
 
+    def put_back(self) -> None:
+        """What a crash left of `collect` between its two moves: there again, to be collected as anything else."""
+        for file in self._aside("collected").iterdir():
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.link(file, self.path(file.name[:64]))
+            file.unlink(missing_ok=True)
+
     def _aside(self, name: str) -> Path:
         folder = self._objects.parent / name
         folder.mkdir(exist_ok=True)

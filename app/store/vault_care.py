@@ -43,6 +43,8 @@ def collect_some(database: Engine, vault: Vault, older_than_seconds: float, peri
         position = _position(connection, COLLECT, period_seconds)
         if position is None:
             return 0
+        if not position:
+            vault.put_back()
         portion = vault.after(position, PORTION)
         _note(connection, COLLECT, portion[-1] if portion else "")
     return collect(database, vault, portion, older_than_seconds)

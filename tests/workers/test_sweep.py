@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,8 +12,8 @@ from sqlalchemy import text
 from app.domain.identity import DEFAULT_TENANT
 from app.domain.job import JobStatus
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
-from app.store import claim_rows, job_rows
-from tests.job_rows_at_hand import add_job, add_model, end_lease
+from app.store import audit_rows, claim_rows, job_rows
+from tests.job_rows_at_hand import DIGEST, a_delivery, add_job, add_model, end_lease
 from workers.run_job import run_folder
 from workers.services import Services
 from workers.slots import Slots
@@ -145,3 +146,26 @@ def test_a_host_clears_its_own_scratch_also_while_another_sweeps(services: Servi
         other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         sweep(services, outbox.send)
     assert list(services.vault.incoming.iterdir()) == []
+
+
+def test_a_job_that_has_outlived_its_time_is_deleted_with_a_line_that_names_its_files(
+    services: Services, outbox: Outbox
+) -> None:
+    keep = replace(services, settings=services.settings.model_copy(update={"retain_jobs_seconds": 3600.0}))
+    with services.database.begin() as connection:
+        old, young, running = [add_job(connection) for _ in range(3)]
+    for job in (old, young):
+        held = claim(services, job.id)
+        with services.database.begin() as connection:
+            claim_rows.finish(connection, held, a_delivery())
+    with services.database.begin() as connection:
+        connection.execute(
+            text("UPDATE jobs SET finished_at = finished_at - interval '2 hours' WHERE id = :id"), {"id": old.id}
+        )
+    sweep(services, outbox.send)
+    sweep(keep, outbox.send)
+    with services.database.connect() as connection:
+        left = {job.id for job in job_rows.page(connection, DEFAULT_TENANT, 10)}
+        (entry,) = [each for each in audit_rows.read(connection) if each.action == "job.deleted"]
+    assert left == {young.id, running.id}
+    assert entry.details == {"files": [DIGEST], "reason": "retention"}

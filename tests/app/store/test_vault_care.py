@@ -219,6 +219,16 @@ def test_a_walk_takes_portions_and_begins_again_when_its_period_is_over(
     assert vault_care.collect_some(database, vault, DAY, 3600.0) == 1
 
 
+def test_what_a_crash_left_of_a_collection_comes_back(database: Engine, vault: Vault) -> None:
+    stored = vault.put([b"precious"]).sha256
+    aside = vault.path(stored).parents[2] / "collected"
+    aside.mkdir()
+    vault.path(stored).rename(aside / f"{stored}.0123")
+    vault_care.collect_some(database, vault, DAY, 3600.0)
+    vault.open_verified(stored).close()
+    assert list(aside.iterdir()) == []
+
+
 def test_a_damaged_object_is_set_aside_and_said_to_whom_it_belongs(database: Engine, vault: Vault) -> None:
     good, bad = vault.put([b"good"]).sha256, vault.put([b"bad"]).sha256
     with database.begin() as connection:
