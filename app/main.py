@@ -79,10 +79,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         receiver=Receiver(database, vault, settings.upload_ttl_seconds, settings.upload_max_bytes, settings.quota()),
         dispatcher=Dispatcher(settings.redis_url),
         changes=ChangeFeed(settings.database_url),
+        glance=Glance(settings.database_url),
         gate=(gate := _gate(settings, database)),
         quota=settings.quota(),
     )
-    app.state.glance, counter = Glance(settings.database_url), RateCounter(settings.redis_url)
+    counter = RateCounter(settings.redis_url)
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
     if settings.rate_per_minute:
         app.add_middleware(RateLimit, counter, settings.rate_per_minute)
@@ -101,10 +102,10 @@ def _surround(app: FastAPI, settings: Settings, counter: RateCounter) -> None:
     """Put the layers that hold for every answer around also the framework's own, which answers for faults of ours."""
     build = app.build_middleware_stack
     hosts = [name.lower() for name in between_commas(settings.allowed_hosts)]
-    services, glance, most = app.state.services, app.state.glance, settings.rate_per_minute
+    services, most = app.state.services, settings.rate_per_minute
 
     def surrounded() -> ASGIApp:
-        return RequestLog(Edge(PollLayer(build(), services.gate, glance, counter, most), hosts))
+        return RequestLog(Edge(PollLayer(build(), services.gate, services.glance, counter, most), hosts))
 
     app.build_middleware_stack = surrounded  # type: ignore[method-assign]
 
@@ -146,11 +147,11 @@ def _gate(settings: Settings, database: Engine) -> Gate:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     tasks = [asyncio.create_task(each) for each in (services.changes.listen(), _tidy(services))]
-    await app.state.glance.open()
+    await services.glance.open()
     try:
         yield
     finally:
-        await app.state.glance.close()
+        await services.glance.close()
         for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

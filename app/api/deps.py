@@ -17,6 +17,7 @@ from app.intake.receive import Receiver
 from app.jobs.dispatch import Dispatcher
 from app.settings import Settings
 from app.store.changes import ChangeFeed
+from app.store.glance import Glance
 from app.store.vault import Vault
 
 
@@ -30,11 +31,13 @@ class Services:
     receiver: Receiver
     dispatcher: Dispatcher
     changes: ChangeFeed
+    glance: Glance
     gate: Gate
     quota: Quota
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
+    """Asynchronous, for anything else would be called in a thread."""
     found: Services = request.app.state.services
     return found
 

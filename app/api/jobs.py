@@ -97,9 +97,13 @@ async def show_job(
 ) -> Response:
     """One job. With `Prefer: wait=N` the answer comes when the job changes, is done, or N seconds are over."""
     found, seconds = parse_id(job_id, "job"), conditions.wait_seconds(prefer)
+    version = None
     if seconds is not None:
-        await _until_changed(services, caller.tenant, found, if_none_match, seconds)
-    answer = await run_in_threadpool(_shown, services, caller.tenant, found, if_none_match)
+        version = await _until_changed(services, caller.tenant, found, if_none_match, seconds)
+    if version is not None and conditions.matches(if_none_match, etag(version)):
+        answer = Response(status_code=304, headers=headers_of(version))
+    else:
+        answer = await run_in_threadpool(_shown, services, caller.tenant, found, if_none_match)
     if seconds is not None:
         answer.headers["Preference-Applied"] = f"wait={seconds}"
     return answer
@@ -107,23 +111,32 @@ async def show_job(
 
 async def _until_changed(
     services: Services, tenant: str, job_id: UUID, if_none_match: str | None, seconds: float
-) -> None:
-    """Until the job has another version than the caller knows (by If-None-Match, else the present one) or is done."""
+) -> int:
+    """Until the job has another version than the caller knows (by If-None-Match, else the present one), is done, or
+    the time is over; the version that it has then. Holds no thread and no connection.
+    """
     deadline = asyncio.get_running_loop().time() + seconds
     with services.changes.watch(job_id) as changed:
-        version, status = await run_in_threadpool(_version, services, tenant, job_id)
+        version, status = await _version(services, tenant, job_id)
         if if_none_match is not None and not conditions.matches(if_none_match, etag(version)):
-            return
+            return version
         now = version
         while now == version and not status.done:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
-                return
+                break
             await wait(changed, left)
-            now, status = await run_in_threadpool(_version, services, tenant, job_id)
+            now, status = await _version(services, tenant, job_id)
+    return now
 
 
-def _version(services: Services, tenant: str, job_id: UUID) -> tuple[int, JobStatus]:
+async def _version(services: Services, tenant: str, job_id: UUID) -> tuple[int, JobStatus]:
+    """Raises NotFound, and what the database raises where it does not answer."""
+    seen = await services.glance.version(tenant, job_id)
+    return seen if seen is not None else await run_in_threadpool(_read_version, services, tenant, job_id)
+
+
+def _read_version(services: Services, tenant: str, job_id: UUID) -> tuple[int, JobStatus]:
     with services.database.connect() as connection:
         return job_rows.version(connection, tenant, job_id)
 

@@ -49,11 +49,11 @@ class PollLayer:
         caller = self._gate.recall(keys)
         if caller is None or not caller.may(Permission.JOBS_READ):
             return False
-        version = await self._glance.version(caller.tenant, UUID(found[1]))
-        if version is None or not conditions.matches(sent[b"if-none-match"].decode("latin-1"), etag(version)):
+        seen = await self._glance.version(caller.tenant, UUID(found[1]))
+        if seen is None or not conditions.matches(sent[b"if-none-match"].decode("latin-1"), etag(seen[0])):
             return False
         scope.setdefault("state", {})["caller"] = caller
-        scope[UNCHANGED] = version
+        scope[UNCHANGED] = seen[0]
         return True
 
 

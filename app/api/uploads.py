@@ -47,11 +47,11 @@ class UploadView(BaseModel):
         )
 
 
-def _tus_version(request: Request) -> None:
+async def _tus_version(request: Request) -> None:
     tus.check_version(request.headers)
 
 
-def _upload_id(upload_id: str) -> UUID:
+async def _upload_id(upload_id: str) -> UUID:
     return parse_id(upload_id, "upload")
 
 

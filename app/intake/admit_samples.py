@@ -69,7 +69,7 @@ class _Capped:
     out: BinaryIO
     left: int
 
-    def write(self, batch: bytearray) -> None:
+    def write(self, batch: bytes) -> None:
         self.left -= len(batch)
         if self.left < 0:
             raise TooLarge("The file is too large for samples. Send a part of the rows.")

@@ -43,7 +43,7 @@ REMEMBERED_HASHES = 1024
 
 
 class Hash(Protocol):
-    def update(self, data: bytes | bytearray, /) -> None: ...
+    def update(self, data: bytes, /) -> None: ...
     def digest(self) -> bytes: ...
     def hexdigest(self) -> str: ...
     def copy(self) -> Hash: ...
@@ -290,7 +290,7 @@ class _Writing:
         self._at = offset
         self._out = -1 if upload.finished else hold.open_at(offset)
 
-    def write(self, batch: bytearray) -> None:
+    def write(self, batch: bytes) -> None:
         if self._at + len(batch) > self._upload.length:
             raise TooLarge(
                 f"The body goes beyond the upload's {self._upload.length} bytes.", limit=self._upload.length
@@ -342,7 +342,7 @@ class _Whole:
         names = {"sha256", *(checksum.algorithm for checksum in checksums)}
         self._hashes: dict[str, Hash] = {name: hashlib.new(name) for name in names}
 
-    def write(self, batch: bytearray) -> None:
+    def write(self, batch: bytes) -> None:
         self.size += len(batch)
         self._receiver.check_size(self.size)
         self._receiver.quota.check_bytes(self._used, self.size)
@@ -358,21 +358,22 @@ class _Whole:
         return self._hashes["sha256"].hexdigest()
 
 
-async def drain(chunks: AsyncIterator[bytes], write: Callable[[bytearray], None]) -> None:
+async def drain(chunks: AsyncIterator[bytes], write: Callable[[bytes], None]) -> None:
     """Hand the chunks to `write` in batches, in a thread. A body that was interrupted is handed over as far as it
     came before BodyInterrupted goes on."""
     interruption: BodyInterrupted | None = None
-    batch = bytearray()
+    batch, size = list[bytes](), 0
     try:
         async for chunk in chunks:
-            batch += chunk
-            if len(batch) >= BATCH:
-                await run_in_threadpool(write, batch)
-                batch = bytearray()
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= BATCH:
+                await run_in_threadpool(write, b"".join(batch))
+                batch, size = [], 0
     except BodyInterrupted as error:
         interruption = error
     if batch:
-        await run_in_threadpool(write, batch)
+        await run_in_threadpool(write, b"".join(batch))
     if interruption:
         raise interruption
 
@@ -389,7 +390,7 @@ def _create(file: Path) -> int:
     return os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-def _write_all(descriptor: int, data: bytearray) -> None:
+def _write_all(descriptor: int, data: bytes) -> None:
     with memoryview(data) as view:
         written = 0
         while written < len(view):

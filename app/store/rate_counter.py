@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections import OrderedDict
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from app.store.gathered import Gathered
 from app.store.redis_address import for_client
 
 PREFIX = "lethe:rate:"
@@ -28,10 +30,6 @@ class Count:
     seconds_left: int
 
 
-# Redis is told of a name's requests this often at most, all of them in one; between that they are added up here.
-FRESH_SECONDS = 0.1
-REMEMBERED_NAMES = 4096
-
 # One step for Redis: no count is left without an end, which would shut a caller out for good. One that is without an
 # end all the same (ttl -1) gets one.
 COUNT = """
@@ -45,50 +43,32 @@ return {requests, left}
 """
 
 
-@dataclass(slots=True)
-class _Told:
-    """What Redis said of a name, and the requests since. `asked` and `ends` are on the clock of this process."""
-
-    asked: float = -math.inf
-    ends: float = -math.inf
-    requests: int = 0
-    more: int = 0
-
-
 class RateCounter:
-    """A fixed window. Without Redis nothing is counted, and everything goes on. What other processes counted within
-    FRESH_SECONDS may be missing.
+    """A fixed window. Requests that come at about the same time are counted in one round trip, each with its own
+    number. Without Redis nothing is counted, and everything goes on.
     """
 
     def __init__(self, redis_url: str) -> None:
         self._client = redis.asyncio.Redis.from_url(
             for_client(redis_url), socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
         )
-        self._count = self._client.register_script(COUNT)
         self._silent_until = 0.0
-        self._told: OrderedDict[str, _Told] = OrderedDict()
+        self._gathered = Gathered(self._counted)
 
     async def count(self, name: str) -> Count | None:
         """None where Redis does not answer: then it is not asked again for a while, so that no request waits."""
-        if time.monotonic() < self._silent_until:
-            return None
-        told, now = self._remembered(name), time.monotonic()
-        told.more += 1
-        if now < min(told.asked + FRESH_SECONDS, told.ends):
-            return Count(told.requests + told.more, max(1, math.ceil(told.ends - now)))
-        told.asked, more, told.more = now, told.more, 0
+        return None if time.monotonic() < self._silent_until else await self._gathered.ask(name)
+
+    async def _counted(self, names: Sequence[str]) -> Sequence[Count | None]:
+        more, pipe = Counter(names), self._client.pipeline(transaction=False)
+        for name in more:
+            pipe.eval(COUNT, 1, f"{PREFIX}{name}", WINDOW_SECONDS, more[name])
         try:
-            requests, left = await self._count(keys=[f"{PREFIX}{name}"], args=[WINDOW_SECONDS, more])
+            said = await pipe.execute()
         except (RedisError, OSError) as error:
             self._silent_until = time.monotonic() + PAUSE_SECONDS
             log.warning("requests are not counted: %s", type(error).__name__)
-            return None
-        told.requests, told.ends = int(requests), now + max(1, int(left))
-        return Count(int(requests), max(1, int(left)))
-
-    def _remembered(self, name: str) -> _Told:
-        told = self._told.setdefault(name, _Told())
-        self._told.move_to_end(name)
-        while len(self._told) > REMEMBERED_NAMES:
-            self._told.popitem(last=False)
-        return told
+            return [None] * len(names)
+        found = {name: (int(total) - more[name], int(left)) for name, (total, left) in zip(more, said, strict=True)}
+        numbers = {name: count(before + 1) for name, (before, _) in found.items()}
+        return [Count(next(numbers[name]), max(1, found[name][1])) for name in names]

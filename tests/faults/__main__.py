@@ -18,6 +18,7 @@ from typing import Any
 from tests.conftest import ROOT
 from tests.faults.of_files import flipped_bits
 from tests.faults.of_jobs import cancelled_everywhere, claimers_race
+from tests.faults.of_load import under_load
 from tests.faults.of_servers import postgres_away, redis_away
 from tests.faults.of_uploads import api_killed, disk_full
 from tests.faults.of_workers import (
@@ -43,6 +44,7 @@ FAULTS: dict[str, tuple[Callable[..., Outcome], int, dict[str, str]]] = {
     "8": (cancelled_everywhere, 5, REAL),
     "9": (crashes_every_time, 3, SHORT),
     "10": (flipped_bits, 2, SHORT),
+    "11": (under_load, 1, REAL),
     "12": (older_version_beside, 2, SHORT),
 }
 BROKEN: dict[str, tuple[Callable[..., Outcome], int, dict[str, str]]] = {

@@ -40,9 +40,9 @@ def acknowledge_first() -> None:
     waiting: dict[str, list[tuple[int, bytes]]] = {}
     seal = receive._Hold.seal
 
-    def hold_back(descriptor: int, data: bytearray) -> None:
+    def hold_back(descriptor: int, data: bytes) -> None:
         place = waiting.setdefault(str(Path(f"/proc/self/fd/{descriptor}").readlink()), [])
-        place.append((os.lseek(descriptor, 0, os.SEEK_CUR), bytes(data)))
+        place.append((os.lseek(descriptor, 0, os.SEEK_CUR), data))
         os.lseek(descriptor, len(data), os.SEEK_CUR)
 
     def write_at_last(hold: receive._Hold, *arguments: Any) -> Any:
