@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
-from app.domain.errors import IllegalMove, LeaseLost
+from app.domain.errors import LeaseLost
 from app.domain.identity import DEFAULT_TENANT
-from app.domain.job import ALLOWED_MOVES, EventKind, Failure, JobStatus, Phase
+from app.domain.job import Failure, JobStatus, Phase
 from app.domain.report import StepMetric
 from app.store import claim_rows, event_rows, job_rows
 from tests.job_rows_at_hand import a_delivery, add_job, an_order, end_lease
@@ -159,97 +148,12 @@ def test_silent_jobs_are_taken_back(database: Engine) -> None:
         assert claim_rows.silent(connection) == []
 
 
-class Life(RuleBasedStateMachine):
-    """One job against a model in memory: who holds it, with which token, and whether the lease is good."""
-
-    database: Engine
-
-    @initialize()
-    def born(self) -> None:
-        with self.database.begin() as connection:
-            self.job_id = add_job(connection).id
-        self.claims: list = []
-        self.good = None
-        self.attempts = 0
-
-    def _status(self) -> JobStatus:
-        with self.database.connect() as connection:
-            return job_rows.get(connection, DEFAULT_TENANT, self.job_id).status
-
-    @rule()
-    def claim(self) -> None:
-        status, limit = self._status(), 3
-        may = (status is S.QUEUED or (status is S.RUNNING and self.good is None)) and self.attempts < limit
-        with self.database.begin() as connection:
-            claim = claim_rows.claim(connection, self.job_id, "w", 300, limit)
-        assert (claim is not None) == may
-        if claim:
-            assert all(claim.token > old.token for old in self.claims)
-            self.claims.append(claim)
-            self.good = claim
-            self.attempts += 1
-
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data(), what=st.sampled_from(["beat", "phase", "metric", "deliver", "fail", "give back"]))
-    def write(self, data, what: str) -> None:
-        claim = data.draw(st.sampled_from(self.claims))
-        expected = contextlib.nullcontext() if claim is self.good else pytest.raises(LeaseLost)
-        with expected, self.database.begin() as connection:
-            if what == "beat":
-                claim_rows.heartbeat(connection, claim, 300)
-            elif what == "phase":
-                claim_rows.record_phase(connection, claim, Phase.ASCENT, 0.2)
-            elif what == "metric":
-                claim_rows.record_metrics(connection, claim, metrics(data.draw(st.integers(0, 5))), 0.3)
-            elif what == "give back":
-                claim_rows.give_back(connection, claim, CRASH, 3, 0)
-            else:
-                claim_rows.finish(connection, claim, a_delivery() if what == "deliver" else CRASH)
-        if claim is self.good and what in ("deliver", "fail", "give back"):
-            self.good = None
-
-    @rule()
-    def go_silent(self) -> None:
-        if self.good is not None:
-            with self.database.begin() as connection:
-                end_lease(connection, self.job_id)
-            self.good = None
-
-    @rule()
-    def sweep(self) -> None:
-        held = self._status() in (S.RUNNING, S.CANCELLING)
-        with self.database.begin() as connection:
-            assert (claim_rows.take_back(connection, self.job_id, 3) is not None) == (held and self.good is None)
-
-    @rule()
-    def cancel(self) -> None:
-        with contextlib.suppress(IllegalMove), self.database.begin() as connection:
-            job_rows.cancel(connection, DEFAULT_TENANT, self.job_id)
-
-    @rule()
-    def retry(self) -> None:
-        with contextlib.suppress(IllegalMove), self.database.begin() as connection:
-            job_rows.retry(connection, DEFAULT_TENANT, self.job_id)
-            self.attempts = 0
-
-    @invariant()
-    def history_is_whole_and_legal(self) -> None:
-        if not hasattr(self, "job_id"):
-            return
-        with self.database.connect() as connection:
-            job = job_rows.get(connection, DEFAULT_TENANT, self.job_id)
-            events = event_rows.after(connection, self.job_id, 0)
-        assert [event.seq for event in events] == list(range(1, job.version + 1))
-        words = [S(event.data["status"]) for event in events if event.kind is EventKind.STATUS]
-        assert words[0] is S.QUEUED
-        assert words[-1] is job.status
-        assert all(to in ALLOWED_MOVES[was] for was, to in itertools.pairwise(words))
-        assert (job.finished_at is not None) == job.status.done
-        steps = [event.data["step"] for event in events if event.kind is EventKind.METRIC]
-        assert len(steps) == len(set(steps))
-
-
-def test_the_whole_life_of_a_job_against_a_model(database: Engine) -> None:
-    life = type("BoundLife", (Life,), {"database": database})
-    rules = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
-    run_state_machine_as_test(life, settings=rules)
+def test_a_write_holds_the_row_from_its_check_to_its_end(database: Engine) -> None:
+    """Else the job could change hands between the look at the token and the write."""
+    with database.begin() as connection:
+        job_id = add_job(connection).id
+        claim = claimed(connection, job_id)
+    with database.begin() as writer, database.begin() as other:
+        claim_rows.lock_held(writer, claim)
+        with pytest.raises(OperationalError, match="could not obtain lock"):
+            other.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE NOWAIT"), {"id": job_id})
