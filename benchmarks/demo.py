@@ -32,8 +32,8 @@ from app.domain.errors import LetheError as FactoryError
 from benchmarks.evaluate import Comparison, Evaluation, compare, evaluate
 from benchmarks.screen import Screen, Update
 from benchmarks.trojan import Progress, Trojan, TrojanSpec, build
-from client.answers import Event, Job, Model, Samples
-from client.api import LetheClient
+from client.answers import Event, Model, Samples
+from client.api import Job, LetheClient
 from client.errors import LetheError as ServiceError
 
 MIN_ASR_BEFORE = 0.95

@@ -73,10 +73,10 @@ class Samples:
         return cls(data["id"], data["kind"], data["rows"], data)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+@dataclass(frozen=True)
+class JobFacts:
     """`progress` is a share from 0 to 1. `failure` holds code and message of a job that has no result. `etag` names
-    this version of the job; `wait` asks for a later one."""
+    this version of the job; waiting asks for a later one. `raw` is the whole answer."""
 
     id: str
     status: str
@@ -87,6 +87,11 @@ class Job:
     failure: tuple[str, str] | None
     etag: str
     raw: Json
+
+    @classmethod
+    def read(cls, answer: Any) -> Self:
+        """From a response of the service."""
+        return cls.of(answer.json(), answer.headers["ETag"])
 
     @classmethod
     def of(cls, data: Json, etag: str) -> Self:
@@ -125,3 +130,19 @@ class ArtifactFile:
     @classmethod
     def of(cls, data: Json) -> Self:
         return cls(data["path"], data["size"], data["sha256"], data["href"])
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key. `secret` is the whole key, told once, when it is made or rotated."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    expires_at: str | None
+    secret: str | None
+    raw: Json
+
+    @classmethod
+    def of(cls, data: Json) -> Self:
+        return cls(data["id"], data["name"], tuple(data["scopes"]), data["expires_at"], data.get("key"), data)

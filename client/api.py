@@ -4,42 +4,71 @@
         model = lethe.wait_for_model(lethe.push(Path("model")).id)
         triggered = lethe.add_samples(Path("triggered.jsonl"), "triggered")
         clean = lethe.add_samples(Path("clean.jsonl"), "clean")
-        job = lethe.wait(lethe.submit(model.id, triggered.id, clean.id).id)
+        job = lethe.submit(model.id, triggered.id, clean.id).wait()
         lethe.pull(job.id, Path("repaired"))
 
-Guarantees: every failure is a `client.errors.LetheError`; nothing stays on disk that does not hash to what the
-service announced; a request that only reads is tried again when the service is away for a moment.
+Guarantees: every failure is a `client.errors.LetheError`; nothing gets its name on disk that does not hash to what
+the service announced; a request is sent again while the service is away for a moment, as it says by Retry-After,
+unless it might then be carried out twice.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from io import BufferedReader
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx2
 
-from client.answers import ArtifactFile, Event, Job, Model, Samples, Upload
-from client.errors import Damaged, Unavailable, Unreachable, check
-from client.uploads import send_file
+from client import calls, downloads
+from client.answers import ArtifactFile, Event, JobFacts, Key, Model, Samples, Upload
+from client.downloads import FileProgress
+from client.errors import Unavailable, check
+from client.events import Follower
+from client.places import Places
+from client.steps import Steps, Value
+from client.transport import take
 
-WAIT_SECONDS = 30
-READ_TRIES = 6
-BLOCK = 1024 * 1024
-FileProgress = Callable[[str, int, int], None]  # name, bytes so far, bytes in all
+CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Job(JobFacts):
+    """A job as it was when the service told of it; its methods ask the service again."""
+
+    _client: LetheClient | None = field(default=None, repr=False, compare=False)
+
+    def wait(self, on_change: Callable[[Job], None] = lambda _: None) -> Job:
+        """Until the job is done. `on_change` sees each version that was met on the way."""
+        return self._service.wait(self.id, on_change)
+
+    def cancel(self) -> Job:
+        return self._service.cancel(self.id)
+
+    def report(self, form: str = "json") -> bytes:
+        return self._service.report_as(self.id, form)
+
+    @property
+    def _service(self) -> LetheClient:
+        assert self._client is not None, "a job that no client gave"
+        return self._client
 
 
 class LetheClient:
-    """Not for use by several threads at once. Close it, or use it in a `with` block."""
+    """Not for use by several threads at once. Close it, or use it in a `with` block.
 
-    def __init__(self, url: str, api_key: str, timeout: float = 60.0) -> None:
+    `places` remembers unfinished uploads beyond this process.
+    """
+
+    def __init__(self, url: str, api_key: str, timeout: float = 60.0, places: Places | None = None) -> None:
         headers = {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(timeout, connect=10.0))
+        limits = httpx2.Timeout(timeout, connect=CONNECT_SECONDS)
+        self._http = httpx2.Client(base_url=url, headers=headers, timeout=limits)
+        self._places = places
 
     def __enter__(self) -> Self:
         return self
@@ -55,54 +84,42 @@ class LetheClient:
     # Models
 
     def push(self, folder: Path, name: str | None = None, on_progress: FileProgress = lambda *_: None) -> Model:
-        """Upload every file below `folder`, resuming when cut, and make a model of them. It is then `inspecting`."""
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        uploads = {path: self.upload(file, path, on_progress) for path, file in files.items()}
-        return self.add_model(uploads, name or folder.name)
+        """Upload every file below `folder`, resuming when cut, and make a model of them: it is then `inspecting`. Of
+        a folder that the service has admitted before, it is that model, at the cost of one request."""
+        return self._do(calls.push(folder, name, on_progress, self._places))
 
     def upload(self, file: Path, name: str | None = None, on_progress: FileProgress = lambda *_: None) -> str:
         """Send one file with tus. Returns the upload's id."""
-        known = name or file.name
-        return send_file(self._http, file, known, on_progress=lambda done, total: on_progress(known, done, total))
+        return self._do(calls.upload(file, name or file.name, on_progress, self._places))
 
     def put(self, file: Path, name: str | None = None) -> Upload:
-        """Send one file in a single request; the service checks its SHA-256."""
-        known = name or file.name
-        with file.open("rb") as source:
-            digest = _header_digest(source)
-            source.seek(0)
-            headers = {"Repr-Digest": digest, "Content-Length": str(file.stat().st_size)}
-            return Upload.of(self._send("PUT", f"/v1/uploads/{known}", content=source, headers=headers).json())
+        """Send one small file in a single request; the service checks its SHA-256."""
+        return self._do(calls.put(file, name or file.name))
 
     def add_model(self, files: Mapping[str, str], name: str) -> Model:
         """Make a model of finished uploads: upload ids by the path that each file has in the model."""
-        return Model.of(self._send("POST", "/v1/models", json={"name": name, "files": dict(files)}).json())
+        return self._do(calls.add_model(files, name))
 
     def add_archive(self, upload: str, name: str) -> Model:
         """Make a model of one finished upload: a tar, tar.gz or zip."""
-        return Model.of(self._send("POST", "/v1/models", json={"name": name, "archive": upload}).json())
+        return self._do(calls.add_archive(upload, name))
 
     def model(self, model_id: str) -> Model:
-        return Model.of(self._read(f"/v1/models/{model_id}").json())
+        return self._do(calls.model(model_id))
+
+    def model_by_digest(self, digest: str) -> Model | None:
+        """The admitted model that was made of, or rewritten to, a manifest with this digest."""
+        return self._do(calls.model_by_digest(digest))
 
     def wait_for_model(self, model_id: str, seconds: float = 600.0) -> Model:
         """Until it is admitted or rejected. Raises TimeoutError after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while not (model := self.model(model_id)).done:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"model {model_id} is still being inspected after {seconds:.0f} s")
-            time.sleep(0.2)
-        return model
+        return self._do(calls.wait_for_model(model_id, seconds))
 
     # Samples
 
     def add_samples(self, file: Path, kind: str, **parameters: str) -> Samples:
         """Send a JSONL, CSV or TSV file of `kind` triggered or clean. `parameters` name its columns."""
-        types = {".jsonl": "application/jsonl", ".csv": "text/csv", ".tsv": "text/tab-separated-values"}
-        headers = {"Content-Type": types.get(file.suffix, "application/jsonl")}
-        query = {"kind": kind, "name": file.name, **parameters}
-        answer = self._send("POST", "/v1/samples", params=query, headers=headers, content=file.read_bytes())
-        return Samples.of(answer.json())
+        return self._do(calls.add_samples(file, kind, parameters))
 
     # Jobs
 
@@ -122,7 +139,7 @@ class LetheClient:
     ) -> Job:
         """Queue a job. `recipe` sets knobs, which then stay; without one, or with "auto", the service searches.
 
-        With an `idempotency_key` the same call may be made again and makes one job.
+        With an `idempotency_key` the same call may be made again, by another process too, and makes one job.
         """
         order = {
             "model": model,
@@ -135,134 +152,82 @@ class LetheClient:
             "seed": seed,
             "metadata": dict(metadata or {}),
         }
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return _job(self._send("POST", "/v1/jobs", json=order, headers=headers))
+        return self._job(self._do(calls.submit(order, idempotency_key)))
 
     def job(self, job_id: str) -> Job:
-        return _job(self._read(f"/v1/jobs/{job_id}"))
+        return self._job(self._do(calls.job(job_id)))
+
+    def jobs(self, limit: int = 20) -> list[Mapping[str, Any]]:
+        """The newest jobs, as the service tells them."""
+        return self._do(calls.jobs(limit))
 
     def wait(self, job_id: str, on_change: Callable[[Job], None] = lambda _: None) -> Job:
         """Until the job is done. `on_change` sees each version that was met on the way."""
-        job = self.job(job_id)
-        on_change(job)
-        while not job.done:
-            headers = {"If-None-Match": job.etag, "Prefer": f"wait={WAIT_SECONDS}"}
-            answer = self._read(f"/v1/jobs/{job_id}", headers)
-            if answer.status_code != 304:
-                job = _job(answer)
-                on_change(job)
-        return job
+        return self._job(self._do(calls.wait(job_id, lambda facts: on_change(self._job(facts)))))
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """The job's history from the event after number `after`, live until the job is done. A cut connection is
         taken up where it was."""
-        last, tries = after, 0
-        while True:
-            error: httpx2.TransportError | Unavailable = httpx2.RemoteProtocolError("the stream was cut")
+        follower = Follower(job_id, after)
+        while not follower.over:
+            error: httpx2.TransportError | Unavailable | None = None
             try:
-                for event in self._stream(job_id, last):
-                    if event is None:
-                        return
-                    last, tries = event.id, 0
-                    yield event
+                with self._http.sse(follower.path, headers=follower.headers) as source:
+                    if source.response.status_code >= 400:
+                        source.response.read()
+                    follower.opened(check(source.response).status_code)
+                    for message in () if follower.over else source:
+                        if (event := follower.saw(message)) is not None:
+                            yield event
             except (httpx2.TransportError, Unavailable) as cut:
                 error = cut
-            tries += 1
-            _pause_or_raise(error, tries)
-
-    def _stream(self, job_id: str, last: int) -> Iterator[Event | None]:
-        """Events as they come, and None at the end of the history."""
-        headers = {"Last-Event-ID": str(last)} if last else {}
-        with self._http.sse(f"/v1/jobs/{job_id}/events", headers=headers) as source:
-            if check(source.response).status_code == 204:
-                yield None
-                return
-            for message in source:
-                if message.event == "end":
-                    yield None
-                    return
-                data = message.json()
-                assert isinstance(data, dict)
-                yield Event(int(message.id), message.event, data)
+            if not follower.over:
+                time.sleep(follower.cut(error).seconds)
 
     def cancel(self, job_id: str) -> Job:
-        return _job(self._send("POST", f"/v1/jobs/{job_id}/cancel"))
+        return self._job(self._do(calls.cancel(job_id)))
+
+    def retry(self, job_id: str) -> Job:
+        return self._job(self._do(calls.retry(job_id)))
+
+    def delete(self, kind: Literal["jobs", "models", "samples", "keys"], row_id: str) -> None:
+        self._do(calls.delete(kind, row_id))
 
     def report(self, job_id: str) -> Mapping[str, Any]:
-        """The report of a job that has succeeded, as the service tells it in JSON."""
-        answer: Mapping[str, Any] = self._read(f"/v1/jobs/{job_id}/report").json()
-        return answer
+        """The report of a job that has succeeded."""
+        found: Mapping[str, Any] = json.loads(self.report_as(job_id, "json"))
+        return found
+
+    def report_as(self, job_id: str, form: str) -> bytes:
+        """The same in one of `calls.REPORT_FORMS`, byte for byte as the service gives it."""
+        return self._do(calls.report(job_id, form))
 
     # Artifacts
 
     def artifacts(self, job_id: str) -> tuple[ArtifactFile, ...]:
-        return tuple(ArtifactFile.of(each) for each in self._read(f"/v1/jobs/{job_id}/artifacts").json()["files"])
+        return self._do(downloads.artifacts(job_id))
 
     def pull(self, job_id: str, folder: Path, on_progress: FileProgress = lambda *_: None) -> list[Path]:
-        """Fetch every file of the repaired model into `folder`. Raises Damaged, and keeps nothing of the file, when
-        its bytes are not those of the manifest."""
-        return [self._fetch(file, folder, on_progress) for file in self.artifacts(job_id)]
+        """Fetch every file of the repaired model into `folder`; what is there already is not fetched again, what was
+        begun is continued. Raises Damaged, and keeps nothing of the file, when its bytes are not those of the
+        manifest."""
+        return self._do(downloads.pull(job_id, folder, on_progress))
 
-    def _fetch(self, file: ArtifactFile, folder: Path, on_progress: FileProgress) -> Path:
-        target = folder / _safe(file.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        digest, done = hashlib.sha256(), 0
-        try:
-            with part.open("wb") as out, self._http.stream("GET", file.href) as answer:
-                for block in check(answer).iter_bytes(BLOCK):
-                    digest.update(block)
-                    done += out.write(block)
-                    on_progress(file.path, done, file.size)
-            if digest.hexdigest() != file.sha256:
-                raise Damaged(f"{file.path} came with other bytes than its manifest names. Fetch it again.")
-            part.replace(target)
-        except httpx2.TransportError as error:
-            raise Unreachable(f"The connection broke while {file.path} was fetched: {error}") from error
-        finally:
-            part.unlink(missing_ok=True)
-        return target
+    # The service
 
-    # Requests
+    def workers(self) -> Mapping[str, Any]:
+        """Who works, and how long the queues are. Needs `admin`."""
+        return self._do(calls.workers())
 
-    def _read(self, path: str, headers: Mapping[str, str] | None = None) -> httpx2.Response:
-        """GET, again while the service is away for a moment."""
-        tries = 0
-        while True:
-            try:
-                return check(self._http.get(path, headers=dict(headers or {})))
-            except (httpx2.TransportError, Unavailable) as error:
-                tries += 1
-                _pause_or_raise(error, tries)
+    def make_key(self, name: str, scopes: Sequence[str], days: int | None = 90) -> Key:
+        """Needs `admin`. Its `secret` is told this once."""
+        return self._do(calls.make_key(name, scopes, days))
 
-    def _send(self, method: str, path: str, **parts: Any) -> httpx2.Response:
-        """A request that changes something, once: whether it arrived is for the caller to look up."""
-        try:
-            return check(self._http.request(method, path, **parts))
-        except httpx2.TransportError as error:
-            raise Unreachable(f"No connection to the service: {error}") from error
+    def keys(self) -> list[Key]:
+        return self._do(calls.keys())
 
+    def _job(self, facts: JobFacts) -> Job:
+        return Job(**vars(facts), _client=self)
 
-def _pause_or_raise(error: httpx2.TransportError | Unavailable, tries: int) -> None:
-    if tries >= READ_TRIES:
-        if isinstance(error, Unavailable):
-            raise error
-        raise Unreachable(f"No connection to the service: {error}") from error
-    time.sleep(error.retry_after if isinstance(error, Unavailable) else 0.1 * 2**tries)
-
-
-def _job(answer: httpx2.Response) -> Job:
-    return Job.of(answer.json(), answer.headers["ETag"])
-
-
-def _safe(path: str) -> PurePosixPath:
-    """The artifact's path, which must stay below the folder it is written to."""
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-        raise Damaged(f"The service named a file outside the folder: {path!r}. Nothing was written.")
-    return parts
-
-
-def _header_digest(source: BufferedReader) -> str:
-    """Repr-Digest (RFC 9530) of a whole file."""
-    return f"sha-256=:{base64.b64encode(hashlib.file_digest(source, 'sha256').digest()).decode()}:"
+    def _do(self, steps: Steps[Value]) -> Value:
+        return take(self._http, steps)

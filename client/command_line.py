@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Annotated, Any
 
 import typer
@@ -76,7 +76,7 @@ def _load(entry: EntryPoint) -> Any:
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
+    add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Take the trojan out of a text or code classifier.",
@@ -85,8 +85,16 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"lethe {version('lethe')}")
+        typer.echo(f"lethe {_version()}")
         raise typer.Exit
+
+
+def _version() -> str:
+    """Of the whole, or of the client where that alone is installed."""
+    try:
+        return version("lethe")
+    except PackageNotFoundError:
+        return version("lethe-client")
 
 
 @app.callback()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
 from client.errors import ApiError, Unavailable, Unreachable, check
+from client.steps import Call, Pause, Steps
 
 CHUNK_BYTES = 8 * 1024 * 1024
 PATIENCE = 8
@@ -36,14 +36,13 @@ class UploadPlace:
 
 
 def send_file(
-    http: httpx2.Client,
     file: Path,
     name: str,
     *,
     place: UploadPlace | None = None,
     on_place: Callable[[UploadPlace], None] = lambda _: None,
     on_progress: Progress = lambda _done, _total: None,
-) -> str:
+) -> Steps[str]:
     """The upload's id, once every byte of `file` is stored under `name`.
 
     `place` continues an earlier upload of the same file; one that expired is begun anew. `on_place` is told where the
@@ -51,17 +50,20 @@ def send_file(
     """
     size = file.stat().st_size
     tries = _Tries()
+
+    def progressed(offset: int) -> None:
+        on_progress(offset, size)
+        tries.progressed(offset)
+
     while True:
         try:
             if place is None:
-                place = _create(http, name, size)
+                place = yield from _create(name, size)
                 on_place(place)
-            for offset in _send_rest(http, file, place, size):
-                on_progress(offset, size)
-                tries.progressed(offset)
+            yield from _send_rest(file, place, size, progressed)
         except (httpx2.TransportError, ApiError) as error:
             place = _still_good(error, place)
-            tries.failed(error)
+            yield tries.failed(error)
         else:
             return place.id
 
@@ -77,44 +79,45 @@ class _Tries:
         if offset > self._furthest:
             self._count, self._furthest = 0, offset
 
-    def failed(self, error: httpx2.TransportError | ApiError) -> None:
-        """Waits before the next try. Raises the error when there have been enough."""
+    def failed(self, error: httpx2.TransportError | ApiError) -> Pause:
+        """The wait before the next try. Raises the error when there have been enough."""
         self._count += 1
         if self._count >= PATIENCE:
             if isinstance(error, ApiError):
                 raise error
             raise Unreachable(f"No connection to the service: {error}") from error
         pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2**self._count)
-        time.sleep(error.retry_after if isinstance(error, Unavailable) else pause)
+        return Pause(error.retry_after if isinstance(error, Unavailable) else pause)
 
 
-def _create(http: httpx2.Client, name: str, size: int) -> UploadPlace:
+def _create(name: str, size: int) -> Steps[UploadPlace]:
     encoded = base64.b64encode(name.encode()).decode()
     headers = TUS | {"Upload-Length": str(size), "Upload-Metadata": f"filename {encoded}"}
-    return UploadPlace(check(http.post("/v1/uploads", headers=headers)).headers["Location"])
+    answer = check((yield Call("POST", "/v1/uploads", headers)))
+    return UploadPlace(answer.headers["Location"])
 
 
-def _send_rest(http: httpx2.Client, file: Path, place: UploadPlace, size: int) -> Iterator[int]:
-    """Yields the offset that the service holds: at once, and after each chunk."""
-    answer = check(http.head(place.path, headers=TUS))
+def _send_rest(file: Path, place: UploadPlace, size: int, progressed: Callable[[int], None]) -> Steps[None]:
+    """Tells of the offset that the service holds: at once, and after each chunk."""
+    answer = check((yield Call("HEAD", place.path, TUS)))
     offset = int(answer.headers["Upload-Offset"])
-    yield offset
+    progressed(offset)
     with file.open("rb") as source:
         while offset < size:
             source.seek(offset)
-            offset = _send_chunk(http, place, offset, source.read(CHUNK_BYTES))
-            yield offset
+            answer = check((yield _chunk(place, offset, source.read(CHUNK_BYTES))))
+            offset = int(answer.headers["Upload-Offset"])
+            progressed(offset)
 
 
-def _send_chunk(http: httpx2.Client, place: UploadPlace, offset: int, chunk: bytes) -> int:
-    """The new offset."""
+def _chunk(place: UploadPlace, offset: int, chunk: bytes) -> Call:
     digest = base64.b64encode(hashlib.sha256(chunk).digest()).decode()
     headers = TUS | {
         "Upload-Offset": str(offset),
         "Upload-Checksum": f"sha256 {digest}",
         "Content-Type": "application/offset+octet-stream",
     }
-    return int(check(http.patch(place.path, content=chunk, headers=headers)).headers["Upload-Offset"])
+    return Call("PATCH", place.path, headers, content=chunk)
 
 
 def _still_good(error: Exception, place: UploadPlace | None) -> UploadPlace | None:

@@ -60,9 +60,10 @@ def get(connection: Connection, tenant: str, model_id: UUID) -> Model:
 
 
 def by_digest(connection: Connection, tenant: str, digest: str) -> Model:
-    """The newest admitted model with these files. Raises NotFound."""
-    query = select(*_COLUMNS).where(t.c.digest == digest, t.c.tenant == tenant).order_by(t.c.id.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
+    """The newest admitted model with these files, as they were uploaded or rewritten. Raises NotFound."""
+    these = or_(t.c.digest == digest, t.c.source["digest"].astext == digest)
+    known = these & (t.c.tenant == tenant) & (t.c.status == ModelStatus.ADMITTED)
+    row = connection.execute(select(*_COLUMNS).where(known).order_by(t.c.id.desc()).limit(1)).one_or_none()
     if row is None:
         raise NotFound(f"There is no admitted model with the digest {digest}.")
     return _model(row)

@@ -11,6 +11,7 @@ import pytest
 
 from client.api import LetheClient
 from client.errors import ApiError, Unreachable
+from client.transport import take
 from client.uploads import UploadPlace, send_file
 from tests.api_process import KEY, ApiProcess, running_api
 from tests.conftest import free_port
@@ -86,12 +87,11 @@ def test_a_later_process_goes_on_where_the_first_stopped(api: ApiProcess, big: P
             raise Stopped
 
     with api.client() as http, pytest.raises(Stopped):
-        send_file(http, big, "big.bin", on_place=places.append, on_progress=stop)
+        take(http, send_file(big, "big.bin", on_place=places.append, on_progress=stop))
     offsets: list[int] = []
     with api.client() as http:
-        upload = send_file(
-            http, big, "big.bin", place=places[0], on_progress=lambda done, _total: offsets.append(done)
-        )
+        steps = send_file(big, "big.bin", place=places[0], on_progress=lambda done, _total: offsets.append(done))
+        upload = take(http, steps)
     assert upload == places[0].id
     assert offsets[0] == 8 * MIB
     assert stored(api, upload)["sha256"] == sha256(big)
@@ -102,7 +102,7 @@ def test_an_upload_that_is_gone_is_begun_anew(api: ApiProcess, tmp_path: Path) -
     file.write_bytes(b"abc")
     gone = UploadPlace("/v1/uploads/01890000-0000-7000-8000-000000000000")
     with api.client() as http:
-        upload = send_file(http, file, "small.bin", place=gone)
+        upload = take(http, send_file(file, "small.bin", place=gone))
     assert upload != gone.id
     assert stored(api, upload)["sha256"] == sha256(file)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from client.answers import Event, Job
-from client.api import LetheClient
+from client.answers import Event
+from client.api import Job, LetheClient
 from client.errors import ApiError
 from tests.conftest import ROOT
 from tests.service import Service
@@ -74,7 +74,7 @@ def test_the_walk_through_works_when_pasted(service: Service, trojan: Path) -> N
 
 def test_the_client_goes_the_same_way(lethe: LetheClient, trojan: Path, tmp_path: Path) -> None:
     model = lethe.wait_for_model(lethe.push(trojan / "model", "tiny").id)
-    assert (model.status, model.name) == ("admitted", "tiny")
+    assert model.status == "admitted"
     triggered = lethe.add_samples(trojan / "triggered.jsonl", "triggered")
     clean = lethe.add_samples(trojan / "clean.jsonl", "clean")
     assert (triggered.rows, clean.rows) == (100, 200)

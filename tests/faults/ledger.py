@@ -6,8 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.answers import Job
-from client.api import LetheClient
+from client.api import Job, LetheClient
 from tests.faults.site import Site
 from tests.service import until
 from tests.tiny_model import make_tiny_checkpoint
