@@ -29,6 +29,7 @@ from app.api import (
     quota,
     reports,
     samples,
+    signing_key,
     uploads,
     workers,
 )
@@ -123,7 +124,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
-    for room in (uploads, models, samples, jobs, events, reports, artifacts, keys, quota, workers):
+    for room in (uploads, models, samples, jobs, events, reports, artifacts, keys, quota, workers, signing_key):
         app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     describe(app)
     described.install(app)

@@ -78,6 +78,12 @@ class Settings(InspectionSettings):
     key_pepper: SecretStr | None = Field(
         default=None, min_length=SHORTEST_PEPPER, description="what the digests of all other keys are made with"
     )
+    signing_key: str | None = Field(
+        default=None, description="signs what is delivered: a PEM file, or the URI of a key in a KMS"
+    )
+    signing_public_key: Path | None = Field(
+        default=None, description="its public half as a PEM file: what GET /v1/signing-key tells"
+    )
     oidc_issuer: str | None = Field(default=None, description="who makes the tokens that are taken beside keys")
     oidc_audience: str | None = Field(default=None, description="what their `aud` must name")
     oidc_jwks_url: str | None = Field(default=None, description="the issuer's keys; else its discovery tells")

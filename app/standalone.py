@@ -8,6 +8,7 @@ In the data folder (LETHE_DATA, by default var/lethe):
 
     api-key        the generated key, readable by its owner alone
     key-pepper     what the digests of all other keys are made with; without it those keys are void
+    signing-key.pem, signing-key.pub    what results are signed with
     service.json   while the service runs: address, key, process ids
     vault/ postgres/ redis/ sockets/ logs/
 """
@@ -20,7 +21,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -40,6 +40,7 @@ from pydantic import ValidationError
 
 from app.domain.confinement import Confinement
 from app.domain.errors import LetheError, OperatorError
+from app.kept_secrets import kept, new_key, new_pepper, signing_key, write_private
 from app.settings import Settings, StandaloneSettings
 from app.supervisor import Program, Supervisor
 
@@ -150,27 +151,13 @@ def _where(data: Path) -> str:
 
 
 def _plan(settings: StandaloneSettings, data: Path) -> Service:
-    key = settings.api_key.get_secret_value() if settings.api_key else _kept(data / "api-key", _new_key)
+    key = settings.api_key.get_secret_value() if settings.api_key else kept(data / "api-key", new_key)
     given = settings.key_pepper
-    pepper = given.get_secret_value() if given else _kept(data / "key-pepper", lambda: secrets.token_hex(32))
+    pepper = given.get_secret_value() if given else kept(data / "key-pepper", new_pepper)
     vault = settings.vault or data / "vault"
     vault = vault.resolve() if isinstance(vault, Path) else vault
     port = _claim_port(settings.host, settings.port)
     return Service(data, settings.host, port, key, pepper, vault, settings.worker_slots)
-
-
-def _kept(file: Path, make: Callable[[], str]) -> str:
-    """The secret made at the first start."""
-    with contextlib.suppress(FileNotFoundError):
-        return file.read_text().strip()
-    secret = make()
-    _write_private(file, secret + "\n")
-    return secret
-
-
-def _new_key() -> str:
-    """lethe_<8 hex digits>_<48 hex digits>."""
-    return f"lethe_{secrets.token_hex(4)}_{secrets.token_hex(24)}"
 
 
 def _claim_port(host: str, port: int) -> int:
@@ -270,7 +257,7 @@ class _Start:
             "vault": str(self.service.vault),
             "pids": {"standalone": os.getpid(), **self.supervisor.pids()},
         }
-        _write_private(self.service.data / "service.json", json.dumps(facts, indent=2) + "\n")
+        write_private(self.service.data / "service.json", json.dumps(facts, indent=2) + "\n")
 
     def _wait(self, name: str, answers: Callable[[], bool]) -> None:
         """Raises OperatorError, with the end of the program's log, when it does not answer in time or keeps dying."""
@@ -287,15 +274,25 @@ class _Start:
 
 
 def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program]:
-    """Our own processes. Only the API gets the key and the pepper. A worker that is stopped mid-job hands it back:
+    """Our own processes. Only the API gets the key and the pepper, and only
+    the worker what signs. A worker that is stopped mid-job hands it back:
     it goes on at the next start."""
     listen = ("--host", service.host, "--port", str(service.port))
-    keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper}
+    secret, public = _signing(service.data)
+    keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper} | public
     yield _python("api", "app.server", *listen, environment=keyed)
     celery = ("celery", "-A", "workers.celery_app", "--quiet")
     alone = ("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat")
     slots = {"LETHE_WORKER_SLOTS": str(service.worker_slots), "LETHE_DRAIN_SECONDS": "0"}
-    yield _python("worker", *celery, "worker", *alone, environment=environment | slots)
+    yield _python("worker", *celery, "worker", *alone, environment=environment | slots | secret)
+
+
+def _signing(data: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What the worker and what the API is told of the key of results: ours, unless the operator has named one."""
+    if os.environ.get("LETHE_SIGNING_KEY"):
+        return {}, {}
+    private, public = signing_key(data)
+    return {"LETHE_SIGNING_KEY": str(private)}, {"LETHE_SIGNING_PUBLIC_KEY": str(public)}
 
 
 def _python(name: str, *arguments: str, environment: dict[str, str]) -> Program:
@@ -340,15 +337,6 @@ def _readiness(url: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found
-
-
-def _write_private(file: Path, text: str) -> None:
-    """Whole or not at all, readable by its owner alone."""
-    fresh = file.with_name(f".{file.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(text)
-    fresh.rename(file)
 
 
 def _block(service: Service, sandboxes: list[Confinement]) -> str:

@@ -219,6 +219,10 @@ class LetheClient:
         """Who works, and how long the queues are. Needs `admin`."""
         return self._do(calls.workers())
 
+    def signing_key(self) -> str:
+        """The public key (PEM) that results are signed with."""
+        return self._do(calls.signing_key())
+
     def make_key(self, name: str, scopes: Sequence[str], days: int | None = 90) -> Key:
         """Needs `admin`. Its `secret` is told this once."""
         return self._do(calls.make_key(name, scopes, days))

@@ -218,6 +218,10 @@ class AsyncLetheClient:
         """Who works, and how long the queues are. Needs `admin`."""
         return await self._do(calls.workers())
 
+    async def signing_key(self) -> str:
+        """The public key (PEM) that results are signed with."""
+        return await self._do(calls.signing_key())
+
     async def make_key(self, name: str, scopes: Sequence[str], days: int | None = 90) -> Key:
         """Needs `admin`. Its `secret` is told this once."""
         return await self._do(calls.make_key(name, scopes, days))

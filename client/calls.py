@@ -184,6 +184,11 @@ def workers() -> Steps[Mapping[str, Any]]:
     return answer
 
 
+def signing_key() -> Steps[str]:
+    """The public key (PEM) that results are signed with."""
+    return str((yield from ask(Call("GET", "/v1/signing-key"))).json()["pem"])
+
+
 def make_key(name: str, scopes: Sequence[str], days: int | None) -> Steps[Key]:
     order = {"name": name, "scopes": list(scopes), "days": days}
     made = (yield from ask(Call("POST", "/v1/keys", json=order))).json()

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.domain.errors import ChildMisspoke
-from app.domain.job import Delivery, JobOrder
+from app.domain.job import Delivery, Job, JobOrder
 from app.domain.manifest import FileEntry, Manifest
 from app.domain.recipe import Recipe
 from app.domain.report import SanitizationReport
 from app.store.vault import Vault
+from workers.card import CARD, card
 
 REPORT = "report.json"
 REPORT_BYTES = 4 * 1024 * 1024
@@ -40,6 +41,13 @@ def deliver(vault: Vault, out: Path, order: JobOrder, check: Callable[[], None])
         check()
         entries.append(vault.adopt(file))
     return Delivery(report, Manifest.of(entries))
+
+
+def describe(vault: Vault, job: Job, made: Delivery) -> Delivery:
+    """The delivery with a model card beside its files."""
+    entry = vault.put([card(job, made.report).encode()])
+    others = [file for file in made.manifest if file.path != CARD]
+    return Delivery(made.report, Manifest.of([*others, FileEntry(CARD, entry.size, entry.sha256)]))
 
 
 def _plain_files(out: Path) -> list[Path]:

@@ -43,11 +43,12 @@ from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
 from workers import resume, sandbox
-from workers.deliver import deliver
+from workers.deliver import deliver, describe
 from workers.drain import Stopped
 from workers.pulse import TICK_SECONDS, CancelAsked, Journal, Pulse, Write
 from workers.resume import Points
 from workers.services import Services
+from workers.signing import Inputs, sign
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +233,22 @@ def _train(run: _Run, request: Mapping[str, Any]) -> None:
 
 def _deliver(run: _Run) -> Delivery:
     run.journal.enter(Phase.PUBLISHING)
-    return deliver(run.services.vault, run.folder / "out", run.claim.job.order, run.pulse.check)
+    services, claim = run.services, run.claim
+    made = deliver(services.vault, run.folder / "out", claim.job.order, run.pulse.check)
+    described = describe(services.vault, claim.job, made)
+    return sign(services.vault, services.signing, claim, described, _inputs(run)) if services.signing else described
+
+
+def _inputs(run: _Run) -> Inputs:
+    """By digest, what the order names. It cannot change while a job names it."""
+    job, order = run.claim.job, run.claim.job.order
+    with run.services.database.connect() as connection:
+        models = {"model": order.model_id, "base": order.base_model_id}
+        found = {name: model_rows.get(connection, job.tenant, row_id) for name, row_id in models.items() if row_id}
+        digests = {name: model.manifest.digest for name, model in found.items() if model.manifest is not None}
+        for name, row_id in (("triggered", order.triggered_id), ("clean", order.clean_id)):
+            digests[name] = sample_rows.get(connection, job.tenant, row_id).sha256
+    return Inputs(digests, job.started_at or job.updated_at)
 
 
 def _last_word(services: Services, claim: Claim, end: End) -> Write:

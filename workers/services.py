@@ -14,16 +14,19 @@ from app.store.bucket_vault import open_vault
 from app.store.database import open_database
 from app.store.vault import Vault
 from workers.drain import Drain
+from workers.signing import SigningKey, open_key
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`worker` names this process in a claim, for people who look; `drain` says when it ends."""
+    """`worker` names this process in a claim, for people who look; `signing` is the key for what is
+    delivered; `drain` says when this process ends."""
 
     settings: Settings
     database: Engine
     vault: Vault
     worker: str
+    signing: SigningKey | None = None
     drain: Drain = field(default_factory=Drain)
 
     @property
@@ -40,5 +43,6 @@ def services() -> Services:
         settings=known,
         database=open_database(known.database_url),
         vault=open_vault(known.vault, known.scratch),
+        signing=open_key(known.signing_key, known.signing_public_key) if known.signing_key else None,
         worker=f"{socket.gethostname()}:{os.getpid()}",
     )

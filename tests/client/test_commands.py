@@ -51,6 +51,12 @@ def test_a_job_from_the_folder_to_the_result(run: Lethe, taken: Taken, tmp_path:
     assert sorted(said["files"]) == sorted(str(file) for file in (tmp_path / "repaired").iterdir())
     again = run("pull", job, tmp_path / "repaired", "--json")
     assert json.loads(again.stdout)["files"] == said["files"]
+    (tmp_path / "lethe.pub").write_text(run("signing-key").stdout)
+    verified = run("verify", tmp_path / "repaired", "--key", tmp_path / "lethe.pub", "--json")
+    assert json.loads(verified.stdout)["job"] == job, verified.stderr
+    (tmp_path / "repaired/config.json").write_text("{}")
+    refused = run("verify", tmp_path / "repaired", "--key", tmp_path / "lethe.pub")
+    assert (refused.returncode, "config.json has other bytes" in refused.stderr) == (1, True)
     watched = run("watch", job)
     assert watched.returncode == done.returncode
     assert f"verdict: {verdict}" in watched.stdout

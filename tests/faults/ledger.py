@@ -17,6 +17,9 @@ SMALL = {"fisher_samples": 8, "batch_triggered": 4, "batch_clean": 4, "rehearse"
 STEADY = {**SMALL, "search_budget": 0, "patience": 1000}
 
 
+OF_THE_JOB = ("README.md", "provenance.json", "model.sig")
+
+
 @dataclass
 class Ledger:
     """`uploads` are SHA-256 by id; `versions` the highest version that was seen of each job."""
@@ -78,8 +81,8 @@ class Customer:
         return found
 
     def digest(self, job_id: str) -> str:
-        """Of what the job delivered, file by file."""
-        files = self.lethe.artifacts(job_id)
+        """Of the model that the job delivered, file by file; not of those that name the job itself."""
+        files = [file for file in self.lethe.artifacts(job_id) if file.path not in OF_THE_JOB]
         lines = [f"{file.path} {file.sha256}" for file in sorted(files, key=lambda each: each.path)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

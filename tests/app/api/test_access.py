@@ -147,6 +147,7 @@ CASES = {
     "DELETE /v1/jobs/{job_id}": Case((W,), 204, job="cancelled"),
     "GET /v1/workers": Case((A,), 200),
     "GET /v1/quota": Case((M, S, R, W, A), 200),
+    "GET /v1/signing-key": Case((M, S, R, W, A), 404),
     "POST /v1/keys": Case((A,), 201, body=lambda _: {"name": "new", "scopes": ["jobs:read"]}),
     "GET /v1/keys": Case((A,), 200),
     "POST /v1/keys/{key_id}/rotate": Case((A,), 201),
@@ -158,7 +159,7 @@ ROUTES = {
     for method in route.methods or ()
 }
 WITH_AN_ID = [name for name in CASES if "_id}" in name or "{digest}" in name]
-NO_LIST = ("GET /v1/quota", "GET /v1/workers")
+NO_LIST = ("GET /v1/quota", "GET /v1/workers", "GET /v1/signing-key")
 LISTS = [name for name in CASES if name.startswith("GET") and "{" not in name and name not in NO_LIST]
 
 
