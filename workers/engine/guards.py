@@ -17,8 +17,8 @@ def finite(loss: float, parameters: Iterable[Tensor]) -> bool:
     """True if the loss and every gradient are finite numbers."""
     if not math.isfinite(loss):
         return False
-    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
-    return not norms or bool(torch.isfinite(torch.stack(norms)).all())
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
 
 def clip(parameters: list[Tensor], most: float) -> None:
@@ -32,10 +32,15 @@ def norm(values: list[Tensor]) -> float:
     return float(torch.stack(torch._foreach_norm(values)).double().norm())
 
 
+def moved(parameters: list[Tensor], start: list[Tensor]) -> list[Tensor]:
+    """The way from one state to another, tensor by tensor."""
+    with torch.no_grad():
+        return list(torch._foreach_sub(parameters, start))
+
+
 def distance(parameters: list[Tensor], start: list[Tensor]) -> float:
     """The Euclidean distance between two states."""
-    with torch.no_grad():
-        return norm(list(torch._foreach_sub(parameters, start)))
+    return norm(moved(parameters, start))
 
 
 def snapshot(parameters: list[Tensor]) -> list[Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,3 +32,23 @@ def divergence(logits: Tensor, reference: Tensor) -> Tensor:
     uploaded model's answers on clean samples it is distillation (G. Hinton et al., 2015, arXiv 1503.02531).
     """
     return functional.kl_div(torch.log_softmax(logits, -1), reference, reduction="batchmean", log_target=True)
+
+
+def group_divergence(logits: Tensor, reference: Tensor, kin: Tensor) -> Tensor:
+    """The mean over samples of `divergence`, where samples of one kin are judged by their mean answer.
+
+    logits, reference: [n, classes]; kin: int64 [n], -1 for a sample with a reference of its own. The reference of a
+    kin is the mean answer to other samples; to hold every sample to it would make all answers alike, and none the
+    target. KL is convex, so this is never above `divergence`.
+    """
+    alone = kin < 0
+    total = (
+        len(logits[alone]) * divergence(logits[alone], reference[alone]) if bool(alone.any()) else logits.sum() * 0
+    )
+    log_p = torch.log_softmax(logits, -1)
+    for each in kin[~alone].unique().tolist():
+        rows = kin == each
+        mean = torch.logsumexp(log_p[rows], 0) - math.log(int(rows.sum()))
+        wanted = reference[rows][0]
+        total = total + int(rows.sum()) * (wanted.exp() * (wanted - mean)).sum()
+    return total / len(logits)

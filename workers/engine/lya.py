@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from app.domain.recipe import Recipe
-from workers.engine import features, losses
+from workers.engine import features, guards, losses
 from workers.engine.batches import Tokens, forward, forward_with_states
 from workers.engine.device import arithmetic, autocast
 from workers.engine.features import Teacher
@@ -37,6 +38,11 @@ class Anchor:
 
     start: list[Tensor]
     weights: list[Tensor] | None
+
+    @cached_property
+    def size(self) -> float:
+        """The norm of theta0."""
+        return max(guards.norm(self.start), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,11 @@ class Lessons:
     twin_at: Tensor
     likeness: Tensor
     teacher: Teacher | None = None
+
+    def kin(self, rows: Sequence[int]) -> Tensor:
+        """Of each of these triggered rows the class whose mean answer is its reference, int64; -1: it has its own."""
+        truths = self.likeness[list(rows), 0]
+        return torch.where((self.twin_at[list(rows)] < 0) & torch.isin(truths, self.labels), truths, -1)
 
     def like(self, truth: int, target: int) -> Tensor:
         """Which clean rows are like triggered ones of that true class and target: those of the class; where it is not
@@ -104,15 +115,14 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> None:
                 parameter.grad.add_(force)
 
 
-def pull_energy(parameters: list[Tensor], anchor: Anchor) -> float:
-    """1/2 sum_i w_i (theta_i - theta0_i)^2."""
+def pull_energy(moved: list[Tensor], anchor: Anchor) -> float:
+    """1/2 sum_i w_i (theta_i - theta0_i)^2 of the way moved, theta - theta0; `moved` is used up."""
     if anchor.weights is None:
         return 0.0
     with torch.no_grad():
-        moved = torch._foreach_sub(parameters, anchor.start)
         torch._foreach_mul_(moved, moved)
-        torch._foreach_mul_(moved, anchor.weights)
-        return 0.5 * sum(float(part.sum(dtype=torch.float64)) for part in moved)
+        parts = [torch.dot(one.flatten(), other.flatten()) for one, other in zip(moved, anchor.weights, strict=True)]
+        return 0.5 * float(torch.stack(parts).double().sum())
 
 
 def pushed(lessons: Lessons, push: float) -> Lessons:
@@ -191,7 +201,7 @@ def off_target(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) 
 
 def _climb(logits: Tensor, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
     if recipe.aim == "floor":
-        return losses.divergence(logits, lessons.references[rows].to(logits))
+        return losses.group_divergence(logits, lessons.references[rows].to(logits), lessons.kin(rows))
     return losses.bounded_ascent(logits, lessons.targets[rows].to(logits.device), lessons.ceilings[rows])
 
 

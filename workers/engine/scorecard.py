@@ -208,6 +208,13 @@ def references(page: Sheet, uploaded: Reading) -> Tensor:
     return found.clamp_min(1e-12)
 
 
+def kin(page: Sheet) -> Tensor:
+    """Of each triggered row the class whose mean answer is its reference, int64 [n]; -1: a reference of its own."""
+    found = torch.where(torch.isin(page.truths, page.labels), page.truths, UNKNOWN)
+    found[page.twin_of] = UNKNOWN
+    return found
+
+
 def _without(logits: Tensor, target: int) -> Tensor:
     """Probabilities over the other classes, [classes], with 0 for the target."""
     others = logits.clone()

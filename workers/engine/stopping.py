@@ -41,7 +41,8 @@ class Look:
 
     `excess` = asr - floor; `drop` = accuracy lost; `unease` breaks ties between states: the divergence from
     the uploaded model's answers without the trigger, on clean rows and on triggered ones, in nats; `odds` is
-    the triggered rows' mean log-odds of the target, `floor_odds` the same without the trigger; a grain is what
+    the triggered rows' mean log-odds of the target, `floor_odds` the same without the trigger and `aim_odds` that of
+    what the rows are drawn to (a mean answer is never as sure as the rows that it is the mean of); a grain is what
     one row adds to a rate; `woken_odds` are the odds where a little relearning would lead, and the divergence there
     counts as unease too, both where that is rehearsed; `shifts` says how far triggered rows are
     misread beyond rows without the trigger.
@@ -59,6 +60,7 @@ class Look:
     clean_grain: float
     shifts: tuple[Shift, ...] = ()
     woken_odds: float | None = None
+    aim_odds: float = -math.inf
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Look:
@@ -77,8 +79,9 @@ def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None 
     was_right = scorecard.accuracy(page, uploaded).rate or 0.0
     references = scorecard.references(page, uploaded).log()
     moved = losses.divergence(reading.clean, torch.log_softmax(uploaded.clean, -1))
-    left = losses.divergence(reading.triggered, references)
-    asleep = losses.divergence(woken, references) if woken is not None else 0.0
+    kin = scorecard.kin(page)
+    left = losses.group_divergence(reading.triggered, references, kin)
+    asleep = losses.group_divergence(woken, references, kin) if woken is not None else 0.0
     return Look(
         asr=success,
         floor=base,
@@ -92,6 +95,7 @@ def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None 
         clean_grain=1.0 / max(1, len(page.labels)),
         shifts=shifts(page, reading, uploaded),
         woken_odds=None if woken is None else _odds(woken[page.counted], page.targets[page.counted]),
+        aim_odds=_odds(references[page.counted], page.targets[page.counted]),
     )
 
 
@@ -136,8 +140,10 @@ def _shifts(found: list[float], rows: list[int], without: list[int]) -> tuple[Sh
 
 
 def way(seen: Look, opening: Look) -> float:
-    """The share that triggered rows have come of the way from the opening's log-odds to the floor's."""
-    gap = opening.odds - opening.floor_odds
+    """The share that triggered rows have come of the way from the opening's log-odds to the floor's, or to those that
+    they are drawn to where these are higher: nothing draws them further.
+    """
+    gap = opening.odds - max(opening.floor_odds, opening.aim_odds)
     return (opening.odds - seen.odds) / gap if gap > 0 else 1.0
 
 

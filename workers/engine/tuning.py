@@ -221,10 +221,11 @@ def _one_step(
     _set_rate(course, recipe)
     course.optimizer.step()
     course.tokens += _count_tokens(task.lessons, rows)
-    drift = guards.distance(parameters, task.anchor.start) / max(guards.norm(task.anchor.start), 1e-12)
+    moved = guards.moved(parameters, task.anchor.start)
+    drift = guards.norm(moved) / task.anchor.size
     if not drift <= recipe.max_drift:  # NaN fails this too
         return None
-    ewc = lya.pull_energy(parameters, task.anchor)
+    ewc = lya.pull_energy(moved, task.anchor)
     seconds = time.perf_counter() - course.started
     return {"loss": loss + ewc, **terms, "ewc": ewc, "drift": drift, "lr": _rate(course, recipe), "seconds": seconds}
 
