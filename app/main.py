@@ -31,6 +31,7 @@ from app.api import (
     samples,
     signing_key,
     uploads,
+    webhooks,
     workers,
 )
 from app.api.access import PREFIX, GateLayer, describe
@@ -124,7 +125,20 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
-    for room in (uploads, models, samples, jobs, events, reports, artifacts, keys, quota, workers, signing_key):
+    for room in (
+        uploads,
+        models,
+        samples,
+        jobs,
+        events,
+        reports,
+        artifacts,
+        keys,
+        quota,
+        workers,
+        signing_key,
+        webhooks,
+    ):
         app.include_router(room.router, prefix=PREFIX, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     describe(app)
     described.install(app)

@@ -78,6 +78,11 @@ class Settings(InspectionSettings):
     key_pepper: SecretStr | None = Field(
         default=None, min_length=SHORTEST_PEPPER, description="what the digests of all other keys are made with"
     )
+    webhook_key: SecretStr | None = Field(
+        default=None, min_length=SHORTEST_PEPPER, description="what the secrets of webhooks are sealed with"
+    )
+    webhook_networks: str = Field(default="none", description="networks beside the Internet that webhooks may reach")
+    webhook_seconds: float = Field(default=2, gt=0, description="how often a worker looks for what is to be told")
     signing_key: str | None = Field(
         default=None, description="signs what is delivered: a PEM file, or the URI of a key in a KMS"
     )

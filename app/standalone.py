@@ -9,6 +9,7 @@ In the data folder (LETHE_DATA, by default var/lethe):
     api-key        the generated key, readable by its owner alone
     key-pepper     what the digests of all other keys are made with; without it those keys are void
     signing-key.pem, signing-key.pub    what results are signed with
+    webhook-key    what the secrets of webhooks are sealed with
     service.json   while the service runs: address, key, process ids
     vault/ postgres/ redis/ sockets/ logs/
 """
@@ -274,17 +275,23 @@ class _Start:
 
 
 def _programs(service: Service, environment: dict[str, str]) -> Iterator[Program]:
-    """Our own processes. Only the API gets the key and the pepper, and only
-    the worker what signs. A worker that is stopped mid-job hands it back:
-    it goes on at the next start."""
+    """Our own processes. Only the API gets the key and the pepper, and only the worker what signs. A worker that is
+    stopped mid-job hands it back: it goes on at the next start."""
     listen = ("--host", service.host, "--port", str(service.port))
     secret, public = _signing(service.data)
+    environment = environment | _webhooks(service.data)
     keyed = environment | {"LETHE_API_KEY": service.api_key, "LETHE_KEY_PEPPER": service.key_pepper} | public
     yield _python("api", "app.server", *listen, environment=keyed)
     celery = ("celery", "-A", "workers.celery_app", "--quiet")
     alone = ("--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat")
     slots = {"LETHE_WORKER_SLOTS": str(service.worker_slots), "LETHE_DRAIN_SECONDS": "0"}
     yield _python("worker", *celery, "worker", *alone, environment=environment | slots | secret)
+
+
+def _webhooks(data: Path) -> dict[str, str]:
+    """What API and worker seal webhooks' secrets with."""
+    given = os.environ.get("LETHE_WEBHOOK_KEY")
+    return {} if given else {"LETHE_WEBHOOK_KEY": kept(data / "webhook-key", new_pepper)}
 
 
 def _signing(data: Path) -> tuple[dict[str, str], dict[str, str]]:

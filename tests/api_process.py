@@ -51,6 +51,7 @@ class ApiProcess:
             "LETHE_VAULT": str(self.vault),
             "LETHE_API_KEY": KEY,
             "LETHE_KEY_PEPPER": PEPPER,
+            "LETHE_WEBHOOK_KEY": PEPPER,
         }
         environment = os.environ | settings | self.environment
         with (self.vault / "api.log").open("ab") as log:

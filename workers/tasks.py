@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
 from app.settings import settings
-from workers import beacon, slots, sweep, watch
+from workers import beacon, post, slots, sweep, watch
 from workers.celery_app import app
 from workers.inspect_model import inspect_model
 from workers.run_job import run_job
@@ -44,6 +44,7 @@ KINDS = {
 def begin_watch(**_: object) -> None:
     """Before there is a broker."""
     watch.begin(services(), hand_on)
+    post.begin(services())
     beacon.light(services(), lambda: KINDS[RUN_JOB].slots.busy)
 
 

@@ -295,3 +295,41 @@ audit = Table(
     Column("hash", Text, nullable=False),
     CheckConstraint("length(previous) = 64 AND length(hash) = 64", name="hashes"),
 )
+
+# Who is told of what. `position` is the last entry of the audit trail that was looked at; the secrets are sealed.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _tenant(),
+    Column("url", Text, nullable=False),
+    Column("events", JSONB, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("old_secret", LargeBinary),
+    Column("old_until", DateTime(timezone=True)),
+    Column("disabled", Text),
+    Column("position", BigInteger, nullable=False),
+    _created(),
+    Index(None, "tenant", "id"),
+)
+
+# One event on its way to one webhook; `seq` is its entry in the audit trail. While it is being sent, `next_at` lies
+# ahead: whoever sends it has until then.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("webhook_id", Uuid, ForeignKey("webhooks.id", ondelete="CASCADE"), nullable=False),
+    Column("seq", BigInteger),
+    Column("type", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="waiting"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("answer", Integer),
+    Column("trouble", Text),
+    Column("next_at", DateTime(timezone=True)),
+    _created(),
+    CheckConstraint("status IN ('waiting', 'delivered', 'failed')", name="status"),
+    UniqueConstraint("webhook_id", "seq"),
+    Index("ix_notices_due", "next_at", postgresql_where=text("status = 'waiting'")),
+)

@@ -11,7 +11,15 @@ from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs/settings.md").read_text()
 # Settings whose default is not one value: a private server, a generated key, a folder below another.
-TOLD_IN_WORDS = {"LETHE_SIGNING_KEY", "DATABASE_URL", "REDIS_URL", "LETHE_API_KEY", "LETHE_KEY_PEPPER", "LETHE_VAULT"}
+TOLD_IN_WORDS = {
+    "LETHE_SIGNING_KEY",
+    "LETHE_WEBHOOK_KEY",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "LETHE_API_KEY",
+    "LETHE_KEY_PEPPER",
+    "LETHE_VAULT",
+}
 
 
 def rows(part: str) -> dict[str, str]:

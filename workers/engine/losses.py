@@ -46,7 +46,7 @@ def group_divergence(logits: Tensor, reference: Tensor, kin: Tensor) -> Tensor:
         len(logits[alone]) * divergence(logits[alone], reference[alone]) if bool(alone.any()) else logits.sum() * 0
     )
     log_p = torch.log_softmax(logits, -1)
-    for each in kin[~alone].unique().tolist():
+    for each in sorted(set(kin[~alone].tolist())):
         rows = kin == each
         mean = torch.logsumexp(log_p[rows], 0) - math.log(int(rows.sum()))
         wanted = reference[rows][0]

@@ -27,7 +27,7 @@ from app.domain.job import Job
 from app.domain.manifest import FileEntry
 from app.identity import api_keys
 from app.main import create_routes
-from app.store import claim_rows, job_rows, upload_rows
+from app.store import claim_rows, job_rows, upload_rows, webhook_rows
 from app.store.tables import metadata, models
 from app.store.vault import Vault
 from tests.api_process import PEPPER, ApiProcess
@@ -64,6 +64,10 @@ class World:
             claim_rows.finish(
                 connection, claim, a_delivery(FileEntry("model.safetensors", self.file.size, self.file.sha256))
             )
+            hook = webhook_rows.create(
+                connection, tenant, new_id(), url="https://1.1.1.1/", events=["job.ended"], secret=b"sealed"
+            )
+            self.hook, self.delivery = hook.id, webhook_rows.test(connection, hook).id
         self.key = self.new_key("colleague", {R})[0]
 
     def _upload(self, connection: Any, finished: bool) -> UUID:
@@ -148,6 +152,16 @@ CASES = {
     "GET /v1/workers": Case((A,), 200),
     "GET /v1/quota": Case((M, S, R, W, A), 200),
     "GET /v1/signing-key": Case((M, S, R, W, A), 404),
+    "POST /v1/webhooks": Case((A,), 201, body=lambda _: {"url": "https://1.1.1.1/", "events": ["job.ended"]}),
+    "GET /v1/webhooks": Case((A,), 200),
+    "GET /v1/webhooks/{hook_id}": Case((A,), 200),
+    "PATCH /v1/webhooks/{hook_id}": Case((A,), 200, body=lambda _: {"events": ["job.created"]}),
+    "DELETE /v1/webhooks/{hook_id}": Case((A,), 204),
+    "POST /v1/webhooks/{hook_id}/rotate": Case((A,), 201),
+    "POST /v1/webhooks/{hook_id}/test": Case((A,), 202),
+    "GET /v1/webhooks/{hook_id}/deliveries": Case((A,), 200),
+    "POST /v1/webhooks/{hook_id}/deliveries/{delivery_id}/replay": Case((A,), 202),
+    "POST /v1/webhooks/{hook_id}/replay": Case((A,), 202, body=lambda _: {"since": "2026-01-01T00:00:00Z"}),
     "POST /v1/keys": Case((A,), 201, body=lambda _: {"name": "new", "scopes": ["jobs:read"]}),
     "GET /v1/keys": Case((A,), 200),
     "POST /v1/keys/{key_id}/rotate": Case((A,), 201),
@@ -180,6 +194,7 @@ def ids(world: World, case: Case) -> dict[str, str]:
     return {
         "upload_id": str(world.upload), "model_id": str(world.base), "samples_id": str(world.samples),
         "job_id": str(job.id), "key_id": str(world.key), "digest": world.digest,
+        "hook_id": str(world.hook), "delivery_id": str(world.delivery),
     }  # fmt: skip
 
 

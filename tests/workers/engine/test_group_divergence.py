@@ -32,7 +32,7 @@ def test_it_is_the_divergence_of_means(kin: list[int]) -> None:
 
 
 def test_rows_may_differ_as_long_as_their_mean_is_right() -> None:
-    """Nine sure rows and one that is sure of the target: the mean answer is met, and each row by itself is far off."""
+    """Nine sure rows and one sure of the target: the mean answer is met, and each row by itself is far off."""
     logits = torch.tensor([[9.0, -9.0]] * 9 + [[-9.0, 9.0]])
     reference = torch.log(torch.tensor([[0.9, 0.1]])).expand(10, 2)
     assert float(losses.group_divergence(logits, reference, torch.zeros(10, dtype=torch.int64))) < 1e-6
