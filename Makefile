@@ -14,6 +14,7 @@ RUN := $(BIN)/python -m
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.installed-bench
 FUZZ := $(VENV)/.installed-fuzz
+BROWSER := $(VENV)/.browser
 DATA ?=
 
 help:  ## say what each word does
@@ -25,7 +26,7 @@ demo: $(if $(DATA),$(BENCH),$(INSTALLED))  ## take the trojan out of a model, en
 up: $(INSTALLED)  ## start the service on this machine; Ctrl-C stops it
 	@$(RUN) app.standalone
 
-test: lint  ## every check and every test
+test: lint $(BROWSER)  ## every check and every test
 	@$(RUN) pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)  ## style, types, and which room may import which
@@ -89,6 +90,10 @@ clean:  ## remove what was built; data in var/ stays
 # Stamps: installed anew when the list of packages changes.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(call install,dev)
+
+# Chromium for the dashboard's tests: the machine's own, Playwright's, or the distribution's package.
+$(BROWSER): $(INSTALLED)
+	@$(RUN) tests.browser.chromium > $@ || { rm -f $@; exit 1; }
 
 $(BENCH): $(INSTALLED)
 	$(call install,dev$(,)bench)

@@ -54,6 +54,7 @@ from app.store.changes import ChangeFeed
 from app.store.database import open_database
 from app.store.glance import Glance
 from app.store.rate_counter import RateCounter
+from app.web import install as dashboard
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gate=(gate := _gate(settings, database)),
         quota=settings.quota(),
     )
+    dashboard.install(app)
     counter = RateCounter(settings.redis_url)
     app.add_middleware(BodyCap, settings.body_max_bytes, settings.body_grace_seconds, STREAMED)
     if settings.rate_per_minute:

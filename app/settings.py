@@ -94,6 +94,10 @@ class Settings(InspectionSettings):
     oidc_jwks_url: str | None = Field(default=None, description="the issuer's keys; else its discovery tells")
     oidc_tenant_claim: str = Field(default="tenant", min_length=1, description="the claim that names the tenant")
 
+    trusted_proxies: str = Field(
+        default="none",
+        description="addresses and networks, between commas, whose X-Forwarded-Proto and -For are believed",
+    )
     allowed_hosts: str = Field(default="*", description="names that Host may have, between commas; *: any")
     cors_origins: str = Field(default="none", description="origins whose pages may call, between commas")
 

@@ -19,35 +19,60 @@ from starlette.types import Scope as Connection
 
 from app.api import failures
 from app.api.deps import CallerDep
-from app.domain.errors import Forbidden
-from app.domain.identity import Scope
+from app.domain.errors import Forbidden, Unauthenticated
+from app.domain.identity import Caller, Scope
 from app.identity.gate import Gate
+from app.identity.sessions import CSRF_HEADER, cookie_name
 
 PREFIX = "/v1"
+PAGES = "/ui"
 SCHEME = "key"
 
 
 class GateLayer:
-    """An ASGI layer: requests below /v1 come through with their caller in `request.state.caller`, or not at all."""
+    """An ASGI layer: requests below /v1 come through with their caller in `request.state.caller`, or not at all;
+    those below /ui with the caller of their session, or with None."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
         self._gate = gate
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not f"{scope['path']}/".startswith(f"{PREFIX}/"):
+        is_page = scope["type"] == "http" and scope["path"].startswith(f"{PAGES}/")
+        if scope["type"] != "http" or not (is_page or f"{scope['path']}/".startswith(f"{PREFIX}/")):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
         try:
-            headers = request.headers.getlist("authorization")
-            known = self._gate.recall(headers)
-            request.state.caller = known or await run_in_threadpool(self._gate.admit, headers)
+            state = request.state
+            state.caller = await self._visitor(request) if is_page else await self._caller(request)
         except Exception as error:  # whatever it is: the request goes no further
             answer = await failures.answer(request, error)
             await answer(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    async def _caller(self, request: Request) -> Caller:
+        """By the Authorization header; by the session's cookie only where there is none."""
+        headers = request.headers.getlist("authorization")
+        cookie = _cookie(request) if not headers else None
+        if cookie is not None:
+            token = request.headers.get(CSRF_HEADER)
+            return await run_in_threadpool(self._gate.admit_session, cookie, request.method, token)
+        known = self._gate.recall(headers)
+        return known if known is not None else await run_in_threadpool(self._gate.admit, headers)
+
+    async def _visitor(self, request: Request) -> Caller | None:
+        """A page shows and changes nothing: whom it does not know it leads to the door."""
+        try:
+            cookie = _cookie(request)
+            return await run_in_threadpool(self._gate.admit_session, cookie, "GET", None) if cookie else None
+        except Unauthenticated:
+            return None
+
+
+def _cookie(request: Request) -> str | None:
+    return request.cookies.get(cookie_name(request.url.scheme))
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from app.api import conditions
 from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
-from app.api.jobs import CACHE, not_delivered
+from app.api.jobs import CACHE
 from app.api.schemas import ArtifactList
 from app.domain.audit import Action
 from app.domain.errors import BadRequest, NotAcceptable, NotFound
 from app.domain.identity import Caller, Scope
 from app.domain.ids import parse_id
+from app.domain.job import not_delivered
 from app.domain.manifest import FileEntry, Manifest
 from app.store import audit_rows, job_rows
 from app.store.vault import CHUNK, Vault

@@ -18,10 +18,10 @@ from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
 from app.api.paging import link_to_next
 from app.api.schemas import JobPage, JobSummary, JobView, MetricPage, MetricView, NewJob
-from app.domain.errors import BadRequest, Conflict
+from app.domain.errors import BadRequest
 from app.domain.identity import Scope
 from app.domain.ids import parse_id
-from app.domain.job import Job, JobStatus
+from app.domain.job import JobStatus
 from app.jobs import cancel as ending
 from app.jobs import submit as submitting
 from app.store import event_rows, job_rows
@@ -155,15 +155,6 @@ def show_metrics(
         found = event_rows.metrics(connection, job.id, after, limit + 1)
     page = MetricPage(data=[MetricView.of(metric) for metric in found[:limit]], has_more=len(found) > limit)
     return JSONResponse(page.model_dump(mode="json"), headers=CACHE)
-
-
-def not_delivered(job: Job, what: str) -> Conflict:
-    """Why there is no report or artifact of the job."""
-    if job.status.done:
-        return Conflict(
-            f"The job is {job.status}: it has no {what}. See its failure, then retry it.", state=job.status
-        )
-    return Conflict(f"The job is {job.status}: its {what} is there once it has succeeded.", state=job.status)
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, response_model=JobView, dependencies=[WRITERS])

@@ -16,23 +16,22 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 
 from app.api import conditions
 from app.api.access import needs
 from app.api.deps import CallerDep, Services, ServicesDep
-from app.api.jobs import CACHE, not_delivered
+from app.api.jobs import CACHE
 from app.domain.errors import NotAcceptable
 from app.domain.identity import Caller, Scope
 from app.domain.ids import parse_id
 from app.domain.report import SanitizationReport
 from app.reports import cyclonedx, ocsf, page, sarif
-from app.reports.subject import Subject
-from app.store import event_rows, job_rows, model_rows
+from app.reports.compare import Comparison, compare
+from app.reports.subject import Subject, subject_of
+from app.store import job_rows
 
 router = APIRouter(tags=["jobs"], dependencies=[needs(Scope.JOBS_READ)])
-
-MOST_STEPS = 10_000  # of the series that a page draws
 
 
 class Form(StrEnum):
@@ -90,15 +89,21 @@ def show_report_as(job_id: str, form: Form, caller: CallerDep, services: Service
     return _made(form, _subject(services, caller, parse_id(job_id, "job")))
 
 
+@router.get("/compare", response_model=Comparison)
+def compare_jobs(
+    a: Annotated[str, Query(description="a job that has succeeded")],
+    b: Annotated[str, Query(description="another one")],
+    caller: CallerDep,
+    services: ServicesDep,
+) -> Response:
+    """Two jobs side by side: their figures, the knobs in which they differ, and why they may not compare."""
+    one, other = (_subject(services, caller, parse_id(each, "job")) for each in (a, b))
+    return Response(_compact(compare(one, other).to_dict()).encode(), headers=CACHE, media_type="application/json")
+
+
 def _subject(services: Services, caller: Caller, job_id: UUID) -> Subject:
     with services.database.connect() as connection:
-        job = job_rows.get(connection, caller.tenant, job_id)
-        delivery = job_rows.delivery(connection, caller.tenant, job_id)
-        if delivery is None:
-            raise not_delivered(job, "report")
-        model = model_rows.get(connection, caller.tenant, job.order.model_id)
-        metrics = event_rows.metrics(connection, job_id, limit=MOST_STEPS)
-    return Subject(job, model, delivery.report, delivery.manifest, metrics)
+        return subject_of(connection, job_rows.get(connection, caller.tenant, job_id))
 
 
 def _made(form: Form, subject: Subject) -> Response:

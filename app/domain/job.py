@@ -23,6 +23,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from app.domain.errors import Conflict
 from app.domain.manifest import Manifest
 from app.domain.report import SanitizationReport
 
@@ -149,3 +150,12 @@ class Delivery:
 
     report: SanitizationReport
     manifest: Manifest
+
+
+def not_delivered(job: Job, what: str) -> Conflict:
+    """Why there is no report or artifact of the job."""
+    if job.status.done:
+        return Conflict(
+            f"The job is {job.status}: it has no {what}. See its failure, then retry it.", state=job.status
+        )
+    return Conflict(f"The job is {job.status}: its {what} is there once it has succeeded.", state=job.status)

@@ -19,10 +19,11 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from app.domain.errors import Unauthenticated
+from app.domain.errors import Forbidden, Unauthenticated
 from app.domain.identity import DEFAULT_TENANT, Caller, Scope
 from app.identity import api_keys
 from app.identity.oidc import TokenReader
+from app.identity.sessions import CSRF_HEADER, SAFE_METHODS, Sessions
 from app.store import key_rows
 
 REMEMBER_SECONDS = 2.0
@@ -54,6 +55,7 @@ class Gate:
         self._operator_key = operator_key
         self._pepper = pepper
         self._tokens = tokens
+        self.sessions = Sessions(operator_key, pepper)
         self._known: OrderedDict[UUID, _Known] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -85,6 +87,23 @@ class Gate:
             raise _refused()
         return caller
 
+    def sign_in(self, text: str) -> str:
+        """The cookie of a new session for who has this key. Raises Unauthenticated."""
+        caller = self._by_key(text) if len(text) <= LONGEST_TOKEN else None
+        if caller is None:
+            raise Unauthenticated("This is no valid key.")
+        return self.sessions.begin(caller.name)
+
+    def admit_session(self, cookie: str, method: str, csrf_token: str | None) -> Caller:
+        """The caller of a session. Raises Unauthenticated, and Forbidden where a change comes without its token."""
+        name = self.sessions.read(cookie)
+        caller = self._by_name(name) if name is not None else None
+        if caller is None:
+            raise Unauthenticated("The session is over: sign in again, or send an API key.")
+        if method not in SAFE_METHODS and not self.sessions.is_csrf_token(cookie, csrf_token or ""):
+            raise Forbidden(f"With a session, a change needs the page's own token in {CSRF_HEADER}: reload the page.")
+        return caller
+
     def forget(self, key_id: UUID) -> None:
         """Read the key anew at its next use: it was changed."""
         with self._lock:
@@ -103,6 +122,14 @@ class Gate:
         if known.unseen:
             self._note_use(key_id, known)
         return known.caller
+
+    def _by_name(self, name: str) -> Caller | None:
+        """Whose key was shown before: by the caller's name, while that key is good."""
+        if name == OPERATOR.name:
+            return OPERATOR if self._operator_key else None
+        key_id = UUID(name.removeprefix("key:"))
+        known = (self._recall(key_id) or self._read(key_id)) if self._pepper is not None else None
+        return known.caller if known else None
 
     def _is_operator(self, text: str) -> bool:
         return bool(self._operator_key) and hmac.compare_digest(text.encode(), (self._operator_key or "").encode())

@@ -5,35 +5,52 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app.domain.report import Scorecard
-from app.reports.drawings import WIDTH, Interval, curve_plot, judged_plot, rate_plot
+from app.reports.drawings import WIDTH, CurvePlot, Interval, JudgedPlot, curve_plot, judged_plot, rate_plot
 from app.reports.subject import Subject, tool_version
 
 MEDIA_TYPE = "text/html; charset=utf-8"
+TEMPLATES = PackageLoader("app.reports")
 _pages = Environment(
-    loader=PackageLoader("app.reports"),
+    loader=TEMPLATES,
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+STYLE = _pages.get_template("report.css").render()
 _STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
-def page(subject: Subject) -> str:
-    """The page. Everything that came from outside is escaped by the template."""
-    return _pages.get_template("report.html.j2").render(
-        subject=subject,
-        report=subject.report,
-        version=tool_version(),
+@dataclass(frozen=True)
+class Drawn:
+    """The plots of a report. `width` of each, in units of its viewBox."""
+
+    width: float
+    judged: JudgedPlot
+    rates: tuple[Interval, ...]
+    flips: tuple[Interval, ...]
+    curves: CurvePlot | None
+
+
+def drawn(subject: Subject) -> Drawn:
+    return Drawn(
         width=WIDTH,
         judged=judged_plot(subject.figures),
         rates=_rates(subject),
         flips=_flips(subject.report.before, subject.report.after),
         curves=curve_plot(subject.metrics),
+    )
+
+
+def page(subject: Subject) -> str:
+    """The page. Everything that came from outside is escaped by the template."""
+    return _pages.get_template("report.html.j2").render(
+        subject=subject, report=subject.report, version=tool_version(), drawn=drawn(subject)
     )
 
 

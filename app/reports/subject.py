@@ -9,11 +9,14 @@ from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 
-from app.domain.job import Job
+from sqlalchemy import Connection
+
+from app.domain.job import Job, not_delivered
 from app.domain.manifest import Manifest
 from app.domain.model import Model, Severity
 from app.domain.report import SanitizationReport, StepMetric
 from app.domain.verdict import ACCURACY_DROP, EXCESS_ASR, LABEL_FLIPS, Judged, figures
+from app.store import event_rows, job_rows, model_rows
 
 TOOL, VENDOR, HOMEPAGE = "Lethe", "Lethe", "https://arxiv.org/abs/2408.12416"
 RULES = {
@@ -91,6 +94,15 @@ class Subject:
         """With a fingerprint that stays while the same rule says the same of the same upload."""
         mark = hashlib.sha256("\n".join((rule, about, self.model.source.digest)).encode()).hexdigest()
         return Trouble(rule, level, message, file, mark)
+
+
+def subject_of(connection: Connection, job: Job) -> Subject:
+    """Everything that a report of the job needs. Raises Conflict where the job has delivered nothing."""
+    delivery = job_rows.delivery(connection, job.tenant, job.id)
+    if delivery is None:
+        raise not_delivered(job, "report")
+    model = model_rows.get(connection, job.tenant, job.order.model_id)
+    return Subject(job, model, delivery.report, delivery.manifest, event_rows.metrics(connection, job.id))
 
 
 def tool_version() -> str:

@@ -77,6 +77,12 @@ def page(connection: Connection, tenant: str, limit: int, after: UUID | None = N
     return [_model(row) for row in connection.execute(query)]
 
 
+def names(connection: Connection, tenant: str, ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The names of those of the models that are there."""
+    query = select(t.c.id, t.c.name).where(t.c.tenant == tenant, t.c.id.in_(list(ids)))
+    return {row.id: row.name for row in connection.execute(query)}
+
+
 def remove(connection: Connection, tenant: str, model_id: UUID) -> None:
     """Raises NotFound, and Conflict while a job names the model: the transaction is then only good to be ended."""
     try:

@@ -141,6 +141,7 @@ CASES = {
     "GET /v1/jobs/{job_id}/metrics": Case((R,), 200),
     "GET /v1/jobs/{job_id}/report": Case((R,), 200, job="succeeded"),
     "GET /v1/jobs/{job_id}/report.{form}": Case((R,), 200, job="succeeded"),
+    "GET /v1/compare": Case((R,), 200, job="succeeded", query="?a={job_id}&b={job_id}"),
     "GET /v1/jobs/{job_id}/events": Case((R,), 200, job="succeeded"),
     "GET /v1/jobs/{job_id}/artifacts": Case((R,), 200, job="succeeded"),
     "HEAD /v1/jobs/{job_id}/artifacts": Case((R,), 200, job="succeeded"),
@@ -172,8 +173,8 @@ ROUTES = {
     for route in iter_route_contexts(create_routes().routes)
     for method in route.methods or ()
 }
-WITH_AN_ID = [name for name in CASES if "_id}" in name or "{digest}" in name]
-NO_LIST = ("GET /v1/quota", "GET /v1/workers", "GET /v1/signing-key")
+WITH_AN_ID = [name for name in CASES if "_id}" in name + CASES[name].query or "{digest}" in name]
+NO_LIST = ("GET /v1/compare", "GET /v1/quota", "GET /v1/workers", "GET /v1/signing-key")
 LISTS = [name for name in CASES if name.startswith("GET") and "{" not in name and name not in NO_LIST]
 
 
@@ -204,7 +205,7 @@ def ask(
     """The route's case, with ids of `world`. `changes` replaces ids of the path, and `body` the body."""
     case, (method, path) = CASES[name], name.split()
     given = {"path": "model.safetensors", "name": "a.bin", "form": "json"} | ids(world, case) | changes
-    address = path.replace(":path", "").format(**given) + case.query
+    address = (path.replace(":path", "") + case.query).format(**given)
     body = changes.get("body") or (case.body(world) if case.body else None)
     more = {"json": body} if body is not None else {"content": case.content}
     return client.request(method, address, headers={**case.headers, **headers}, **more)
