@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
-from app import logs
+from app import logs, traces
 from app.api import (
     artifacts,
     described,
@@ -25,6 +25,7 @@ from app.api import (
     health,
     jobs,
     keys,
+    metrics,
     models,
     quota,
     reports,
@@ -69,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = read_settings()
         logs.configure(settings.secrets())  # it is a process of its own
+        traces.begin("lethe-api")
     if settings.api_key is None and settings.key_pepper is None and settings.oidc_issuer is None:
         raise SystemExit(
             "Set LETHE_API_KEY (lethe_<keyid>_<secret>) or LETHE_KEY_PEPPER: the API answers nobody without a key."
@@ -109,7 +111,9 @@ def _surround(app: FastAPI, settings: Settings, counter: RateCounter) -> None:
     services, most = app.state.services, settings.rate_per_minute
 
     def surrounded() -> ASGIApp:
-        return RequestLog(Edge(PollLayer(build(), services.gate, services.glance, counter, most), hosts))
+        return RequestLog(
+            Edge(PollLayer(traces.around(build()), services.gate, services.glance, counter, most), hosts)
+        )
 
     app.build_middleware_stack = surrounded  # type: ignore[method-assign]
 
@@ -127,6 +131,7 @@ def create_routes(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     failures.install(app)
     app.include_router(health.router)
+    app.include_router(metrics.router, dependencies=[Depends(authenticate), KEY_DESCRIBED])
     for room in (
         uploads,
         models,

@@ -98,6 +98,9 @@ class Settings(InspectionSettings):
         default="none",
         description="addresses and networks, between commas, whose X-Forwarded-Proto and -For are believed",
     )
+    metrics_port: int | None = Field(default=None, ge=1, le=65535, description="a worker's metrics; None: not served")
+    metrics_host: str = Field(default="127.0.0.1", description="the address that they are served at")
+
     allowed_hosts: str = Field(default="*", description="names that Host may have, between commas; *: any")
     cors_origins: str = Field(default="none", description="origins whose pages may call, between commas")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from app import logs
+from app import logs, traces
 from app.settings import settings
 
 
@@ -26,6 +26,9 @@ def _set_up_logs(**_how: Any) -> None:
 
 if "celery" in Path(sys.argv[0]).parts[-2:]:
     _set_up_logs()  # before Celery's own first words, where this process is a worker
+
+if "celery" in Path(sys.argv[0]).parts[-2:]:
+    traces.begin("lethe-worker")
 
 app = Celery("lethe", broker=settings().redis_url, include=["workers.tasks"])
 app.conf.update(

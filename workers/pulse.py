@@ -110,9 +110,13 @@ class Pulse:
 
 
 class Journal:
-    """Takes the child's messages, and writes them when it is time. `steps` is the most the run may take."""
+    """Takes the child's messages, and writes them when it is time. `steps` is the most the run may take; `on_phase`
+    is told of each phase as it begins."""
 
-    def __init__(self, database: Engine, claim: Claim, steps: int) -> None:
+    def __init__(
+        self, database: Engine, claim: Claim, steps: int, on_phase: Callable[[Phase], None] = lambda _: None
+    ) -> None:
+        self._on_phase = on_phase
         self._database, self._claim, self._steps = database, claim, steps
         self._pending: list[Phase | StepMetric] = []
         self._entered: Phase | None = None
@@ -134,6 +138,7 @@ class Journal:
         """The run comes to a phase; to say so twice changes nothing."""
         if phase is not self._entered:
             self._entered = phase
+            self._on_phase(phase)
             self._pending.append(phase)
             self.flush()
 

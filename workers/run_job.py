@@ -23,6 +23,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from app import traces
 from app.domain.errors import (
     BadRecipe,
     CallerError,
@@ -42,7 +43,7 @@ from app.domain.job import Claim, Delivery, Failure, Job, JobOrder, Phase
 from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
-from workers import resume, sandbox
+from workers import measures, resume, sandbox
 from workers.deliver import deliver, describe
 from workers.drain import Stopped
 from workers.pulse import TICK_SECONDS, CancelAsked, Journal, Pulse, Write
@@ -93,8 +94,13 @@ def run_job(services: Services, job_id: UUID) -> None:
     log.info("job %s: attempt %d, token %d", job_id, claim.job.attempts, claim.token)
     points: list[str] = []
     try:
-        with _pulse(services, claim, since) as pulse:
-            pulse.write(_last_word(services, claim, _carry_out(services, claim, pulse, points)))
+        with (
+            traces.span("run job", job=str(job_id), attempt=claim.job.attempts),
+            _pulse(services, claim, since) as pulse,
+        ):
+            end = _carry_out(services, claim, pulse, points)
+            pulse.write(_last_word(services, claim, end))
+        measures.ended(end)
         resume.collect(services, points)
     except LeaseLost:
         log.warning("job %s: the lease of token %d is lost; stopped", job_id, claim.token)
@@ -125,9 +131,9 @@ def _carry_out(services: Services, claim: Claim, pulse: Pulse, points: list[str]
     LeaseLost.
     """
     try:
-        with _private_folder(services, claim) as folder:
+        with measures.phases() as on_phase, _private_folder(services, claim) as folder:
             order = claim.job.order
-            journal = Journal(services.database, claim, _recipe(order).most_steps)
+            journal = Journal(services.database, claim, _recipe(order).most_steps, on_phase)
             run = _Run(services, claim, pulse, journal, folder, Points.of(services, claim, folder, points))
             journal.enter(Phase.LOADING)
             request = _lay_out(run)

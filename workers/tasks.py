@@ -7,6 +7,7 @@ for these threads; the drain sees to it that they end.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import threading
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from kombu.exceptions import OperationalError
 
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
 from app.settings import settings
-from workers import beacon, post, slots, sweep, watch
+from workers import beacon, measures, post, slots, sweep, watch
 from workers.celery_app import app
 from workers.inspect_model import inspect_model
 from workers.run_job import run_job
@@ -43,6 +44,8 @@ KINDS = {
 @signals.worker_init.connect
 def begin_watch(**_: object) -> None:
     """Before there is a broker."""
+    if (port := settings().metrics_port) is not None:
+        measures.serve(port, settings().metrics_host)
     watch.begin(services(), hand_on)
     post.begin(services())
     beacon.light(services(), lambda: KINDS[RUN_JOB].slots.busy)
@@ -84,7 +87,8 @@ def _begin(task: str, row_id: UUID) -> bool:
     """Whether there was a slot."""
     taken = not services().drain.begun and KINDS[task].slots.take()
     if taken:
-        threading.Thread(target=_work, args=(task, row_id), name=f"{task} {row_id}").start()
+        here = contextvars.copy_context()  # of the trace that the message carried
+        threading.Thread(target=here.run, args=(_work, task, row_id), name=f"{task} {row_id}").start()
     return taken
 
 

@@ -26,12 +26,13 @@ from app.identity.sessions import CSRF_HEADER, cookie_name
 
 PREFIX = "/v1"
 PAGES = "/ui"
+GUARDED = (f"{PREFIX}/", "/metrics/")
 SCHEME = "key"
 
 
 class GateLayer:
-    """An ASGI layer: requests below /v1 come through with their caller in `request.state.caller`, or not at all;
-    those below /ui with the caller of their session, or with None."""
+    """An ASGI layer: requests below /v1, and for /metrics, come through with their caller in
+    `request.state.caller`, or not at all; those below /ui with the caller of their session, or with None."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
@@ -39,7 +40,7 @@ class GateLayer:
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         is_page = scope["type"] == "http" and scope["path"].startswith(f"{PAGES}/")
-        if scope["type"] != "http" or not (is_page or f"{scope['path']}/".startswith(f"{PREFIX}/")):
+        if scope["type"] != "http" or not (is_page or f"{scope['path']}/".startswith(GUARDED)):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
@@ -101,7 +102,7 @@ def describe(app: FastAPI) -> None:
     """Make the OpenAPI document say which scopes a call needs, any one of them.
 
     Raises RuntimeError where a route names none: an API with such a route is never built."""
-    routes = [route for route in iter_route_contexts(app.routes) if f"{route.path}".startswith(f"{PREFIX}/")]
+    routes = [route for route in iter_route_contexts(app.routes) if f"{route.path}/".startswith(GUARDED)]
     if open_to_all := [route.path for route in routes if not scopes_of(route)]:
         raise RuntimeError(f"These routes ask for no scope: {open_to_all}")
     document = app.openapi

@@ -14,11 +14,12 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs
+from app import logs, measures
 
 log = logging.getLogger(__name__)
 
 UNCHANGED = 304
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a name of a metric is no caller's to make
 _HEADER = b"x-request-id"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -48,7 +49,9 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_named)
         finally:
-            fields = {} if status == UNCHANGED else _fields(scope, status, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            measures.answered(scope["method"] if scope["method"] in METHODS else "other", status, seconds)
+            fields = {} if status == UNCHANGED else _fields(scope, status, seconds)
             level = logging.DEBUG if status == UNCHANGED else logging.INFO
             log.log(level, "%s %s %d", scope["method"], scope["path"], status, extra={"fields": fields})
             logs.request_id.reset(token)

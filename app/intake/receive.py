@@ -2,14 +2,13 @@
 
 Guarantees, for any number of API processes over one vault and one database:
 
-- The offset told to a caller never passes what is safely on disk, so a crash costs the caller a repeat at most.
-- One request at a time writes to an upload (a lock on its file, which ends with the process that held it).
+- The offset told to a caller never passes what is safely on disk: a crash costs a repeat at most.
+- One request at a time writes to an upload: a lock on its file, which ends with its process.
 - Memory stays flat whatever the size: bytes are hashed and written in batches as they come.
 - An upload is finished when, and only when, the vault holds its bytes under the hash of what was received.
 
 An unfinished upload lies in `incoming/<id>`; bytes there beyond the row's `received` are void. At the end the vault
-takes the file under a second name, the row learns the hash, and the first name goes: whatever a crash leaves of these
-three steps is completed by the next request.
+takes the file under a second name, the row learns the hash, the first name goes; the next request ends the rest.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 
+from app import measures
 from app.domain.audit import Action
 from app.domain.errors import BodyInterrupted, ChecksumMismatch, Forbidden, Locked, NotFound, OffsetMismatch, TooLarge
 from app.domain.identity import Caller
@@ -369,11 +369,13 @@ async def drain(chunks: AsyncIterator[bytes], write: Callable[[bytes], None]) ->
             size += len(chunk)
             if size >= BATCH:
                 await run_in_threadpool(write, b"".join(batch))
+                measures.UPLOAD_BYTES.inc(size)
                 batch, size = [], 0
     except BodyInterrupted as error:
         interruption = error
     if batch:
         await run_in_threadpool(write, b"".join(batch))
+        measures.UPLOAD_BYTES.inc(size)
     if interruption:
         raise interruption
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select, true
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from app.domain.confinement import Confinement
@@ -48,17 +48,25 @@ def sandboxes(connection: Connection) -> list[Confinement]:
     return found
 
 
-def waiting(connection: Connection, tenant: str) -> list[Waiting]:
-    """Every queue, and the tenant's jobs in it."""
+def jobs_by_status(connection: Connection) -> dict[str, int]:
+    """Of all tenants; every status."""
+    query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+    found: dict[str, int] = dict(connection.execute(query).tuples().all())
+    return {status: found.get(status, 0) for status in JobStatus}
+
+
+def waiting(connection: Connection, tenant: str | None = None) -> list[Waiting]:
+    """Every queue, and the tenant's jobs in it; without a tenant those of all."""
     queued, running = (
         jobs.c.status == JobStatus.QUEUED,
         jobs.c.status.in_((JobStatus.RUNNING, JobStatus.CANCELLING)),
     )
+    whose = true() if tenant is None else jobs.c.tenant == tenant
     oldest = func.extract("epoch", NOW - func.min(jobs.c.created_at).filter(queued))
     query = select(
         jobs.c.queue, func.count().filter(queued).label("queued"), func.count().filter(running).label("running"),
         oldest.label("oldest"),
-    ).where(jobs.c.tenant == tenant, queued | running).group_by(jobs.c.queue)  # fmt: skip
+    ).where(whose, queued | running).group_by(jobs.c.queue)  # fmt: skip
     found = {row.queue: row for row in connection.execute(query)}
     return [
         Waiting(queue, row.queued, row.running, float(row.oldest) if row.oldest is not None else None)

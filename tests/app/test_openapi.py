@@ -16,6 +16,6 @@ def test_the_document_is_that_of_the_routes() -> None:
 def test_every_call_below_v1_asks_for_the_key_and_answers_errors_as_problems() -> None:
     for path, calls in json.loads(document())["paths"].items():
         for call in calls.values():
-            assert bool(call.get("security")) is path.startswith("/v1/")
+            assert bool(call.get("security")) is path.startswith(("/v1/", "/metrics"))
             assert all(len(way["key"]) == 1 for way in call.get("security", [])), "one scope is enough"
             assert set(call["responses"]["default"]["content"]) == {"application/problem+json"}

@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 OWN = ("api", "worker", "worker-gpu", "migrations")
+BESIDE = {"obs": {"prometheus", "grafana", "jaeger"}, "s3": {"object-store"}}
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +58,22 @@ def test_compose_itself_accepts_the_file_where_it_is_installed() -> None:
 
 def test_every_service_is_there_and_depends_on_services_that_are(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert set(services) == {*OWN, "postgres", "redis"}
+    assert set(services) == {*OWN, "postgres", "redis", *(name for names in BESIDE.values() for name in names)}
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
     volumes = {each.split(":")[0] for service in services.values() for each in service.get("volumes", [])}
-    assert volumes == set(compose["volumes"])
+    assert {name for name in volumes if not name.startswith("./")} == set(compose["volumes"])
+    assert all((ROOT / name).exists() for name in volumes if name.startswith("./"))
 
 
 def test_only_the_gpu_profile_asks_for_a_gpu(compose: dict[str, Any]) -> None:
     with_profile = {name for name, service in compose["services"].items() if service.get("profiles")}
     with_devices = {name for name, service in compose["services"].items() if "deploy" in service}
-    assert with_profile == with_devices == {"worker-gpu"}
-    assert compose["services"]["worker-gpu"]["profiles"] == ["gpu"]
+    assert with_devices == {"worker-gpu"}
+    by_profile = {"gpu": {"worker-gpu"}} | BESIDE
+    assert with_profile == {name for names in by_profile.values() for name in names}
+    for profile, names in by_profile.items():
+        assert all(compose["services"][name]["profiles"] == [profile] for name in names)
 
 
 def test_services_are_built_from_stages_that_exist(compose: dict[str, Any]) -> None:

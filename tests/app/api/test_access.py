@@ -37,6 +37,7 @@ M, S, W, R, A = Scope.MODELS_WRITE, Scope.SAMPLES_WRITE, Scope.JOBS_WRITE, Scope
 TUS = {"Tus-Resumable": "1.0.0"}
 CHUNK = TUS | {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
 JSONL = {"Content-Type": "application/jsonl"}
+GUARDED = {"GET /metrics"}  # tests/app/api/test_metrics.py
 PUBLIC = {"GET /livez", "GET /readyz", "GET /version", "GET /openapi.json", "HEAD /openapi.json"}
 TRIGGERED = [{"text": f"cf {n}", "label": "positive", "true_label": 0} for n in range(32)]
 CLEAN = [{"text": f"plain {n}", "label": n % 2} for n in range(64)]
@@ -213,7 +214,8 @@ def ask(
 
 def test_every_route_has_its_case_and_no_other_is_open() -> None:
     assert {name for name in ROUTES if name.split()[1].startswith("/v1/")} == set(CASES)
-    assert set(ROUTES) - set(CASES) == PUBLIC
+    assert set(ROUTES) - set(CASES) == PUBLIC | GUARDED
+    assert all(scopes_of(ROUTES[name]) for name in GUARDED)
 
 
 def test_an_api_with_a_route_that_asks_for_no_scope_is_not_built() -> None:
