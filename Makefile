@@ -35,11 +35,15 @@ lint: $(INSTALLED)  ## style, types, and which room may import which
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-check: lint  ## the quick part of the tests, and what is known against the locked packages
+check: lint docs  ## the quick part of the tests, the site and its links, what is known against the locked packages
 	@$(RUN) pytest -q tests/architecture tests/app/domain tests/client
 	@$(BIN)/helm lint --quiet deploy/helm/lethe
 	@$(RUN) pytest -q tests/deploy
 	@$(BIN)/python requirements/audit.py
+
+docs: $(INSTALLED)  ## the documentation as a site, in var/site; a broken link fails it
+	@$(RUN) sphinx -q -W --keep-going -n docs var/site
+	@echo "var/site/index.html"
 
 test-hostile: $(INSTALLED)  ## every known attack on the intake, one case each
 	@$(RUN) pytest -q tests/hostile
@@ -112,4 +116,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up test test-hostile faults load fuzz fuzz-api check lint bench bench-efficacy migrate constraints lock clean
+.PHONY: help demo up docs test test-hostile faults load fuzz fuzz-api check lint bench bench-efficacy migrate constraints lock clean

@@ -33,6 +33,7 @@ from app.domain.identity import Caller
 from app.domain.ids import new_id
 from app.domain.quota import Quota, Usage
 from app.domain.upload import Checksum, Upload
+from app.intake import to_disk
 from app.store import audit_rows, quota_rows, upload_rows
 from app.store.vault import Vault, hash_file, sync
 
@@ -295,7 +296,7 @@ class _Writing:
             raise TooLarge(
                 f"The body goes beyond the upload's {self._upload.length} bytes.", limit=self._upload.length
             )
-        _write_all(self._out, batch)
+        to_disk.write(self._out, batch, self._at)
         for digest in filter(None, (self._whole_hash, self._body_hash)):
             digest.update(batch)
         self._at += len(batch)
@@ -346,7 +347,7 @@ class _Whole:
         self.size += len(batch)
         self._receiver.check_size(self.size)
         self._receiver.quota.check_bytes(self._used, self.size)
-        _write_all(self._out, batch)
+        to_disk.write(self._out, batch, self.size - len(batch))
         for digest in self._hashes.values():
             digest.update(batch)
 
@@ -390,10 +391,3 @@ def _note_finished(connection: Connection, caller: Caller, upload: Upload) -> No
 def _create(file: Path) -> int:
     """A descriptor of the file, which is made if it is not there; one that the vault shares may be read-only."""
     return os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    with memoryview(data) as view:
-        written = 0
-        while written < len(view):
-            written += os.write(descriptor, view[written:])

@@ -36,7 +36,7 @@ from tests.faults.site import Site
 from tests.job_rows_at_hand import add_job
 
 ROUNDS, ROUND_SECONDS, CONNECTIONS = 5, 4.0, 32
-MEGABYTES = 16
+MEGABYTES = 64
 CHANGING = 50
 BLOCK = 1024 * 1024
 SIZES = {"jobs": 5000, "pollers": 500, "streams": 50, "uploads": 20, "seconds": 240}

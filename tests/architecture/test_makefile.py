@@ -16,6 +16,7 @@ WORDS = (
     "test",
     "lint",
     "check",
+    "docs",
     "test-hostile",
     "faults",
     "load",

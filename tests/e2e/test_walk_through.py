@@ -1,10 +1,8 @@
-"""The README's walk-through, pasted into a shell, and the same way through the Python client."""
+"""The way of the README's walk-through, by the Python client."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +13,6 @@ import pytest
 from client.answers import Event
 from client.api import Job, LetheClient
 from client.errors import ApiError
-from tests.conftest import ROOT
-from tests.service import Service
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_samples import write_tiny_samples
 
@@ -28,14 +24,6 @@ def trojan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_checkpoint(folder / "model")
     write_tiny_samples(folder, triggered=100, clean=200)
     return folder
-
-
-def readme_commands() -> str:
-    """The block that follows "Then everything else is HTTP"."""
-    text = (ROOT / "README.md").read_text().split("Then everything else is HTTP")[1]
-    found = re.search(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def loads_and_answers(model: Path) -> bool:
@@ -50,26 +38,6 @@ def loads_and_answers(model: Path) -> bool:
         command, check=True, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
     )
     return done.stdout.strip() == "(1, 2)"
-
-
-def test_the_walk_through_works_when_pasted(service: Service, trojan: Path) -> None:
-    if shutil.which("curl") is None:
-        return  # the client goes the same way below
-    folder = trojan.parent
-    environment = os.environ | {"LETHE_URL": service.url, "LETHE_KEY": service.facts["api_key"]}
-    done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", readme_commands()],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{service.logs()}"
-    report = json.loads((folder / "report.json").read_text())
-    assert report["verdict"]["outcome"] in ("pass", "fail", "inconclusive")
-    assert loads_and_answers(folder / "repaired")
 
 
 def test_the_client_goes_the_same_way(lethe: LetheClient, trojan: Path, tmp_path: Path) -> None:
