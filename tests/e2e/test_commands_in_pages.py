@@ -50,7 +50,7 @@ def reader(service: Service, tmp_path: Path) -> Path:
     (folder / "var/lethe/api-key").write_text(service.facts["api_key"])
     (folder / "var/lethe/api-key").chmod(0o600)
     make_tiny_checkpoint(folder / "trojan/model")
-    write_tiny_samples(folder / "trojan", triggered=100, clean=200)
+    write_tiny_samples(folder / "trojan", triggered=40, clean=80)
     return folder
 
 

@@ -40,7 +40,7 @@ def acknowledge_first() -> None:
     waiting: dict[str, list[tuple[int, bytes]]] = {}
     seal = receive._Hold.seal
 
-    def hold_back(descriptor: int, data: bytes) -> None:
+    def hold_back(descriptor: int, data: bytes, _at: int) -> None:
         place = waiting.setdefault(str(Path(f"/proc/self/fd/{descriptor}").readlink()), [])
         place.append((os.lseek(descriptor, 0, os.SEEK_CUR), data))
         os.lseek(descriptor, len(data), os.SEEK_CUR)
@@ -52,7 +52,7 @@ def acknowledge_first() -> None:
                 out.write(data)
         return seal(hold, *arguments)
 
-    receive._write_all = hold_back
+    receive.to_disk.write = hold_back
     receive._Hold.seal = write_at_last  # type: ignore[method-assign]
 
 

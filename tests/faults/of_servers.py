@@ -40,7 +40,7 @@ def redis_away(tries: int, times: dict[str, str], away_seconds: float = 60.0) ->
     return outcome
 
 
-def postgres_away(tries: int, times: dict[str, str], away_seconds: float = 30.0) -> Outcome:
+def postgres_away(tries: int, times: dict[str, str], away_seconds: float = 30.0, jobs_each: int = 3) -> Outcome:
     """5: PostgreSQL is restarted, and cut off for half a minute: callers read 503 and never 500, nothing that was
     acknowledged is lost, and all goes on by itself.
     """
@@ -48,7 +48,7 @@ def postgres_away(tries: int, times: dict[str, str], away_seconds: float = 30.0)
     with open_site(times) as (place, who, _one):
         for seconds in [0.0, away_seconds] * tries:
             with outcome.one(), _Asking(place) as asking:
-                jobs = [who.order(60, seed=seed) for seed in range(3)]
+                jobs = [who.order(60, seed=seed) for seed in range(jobs_each)]
                 place.postgres.stop()
                 time.sleep(seconds)
                 place.postgres.start()

@@ -53,7 +53,7 @@ def test_a_wrong_method_is_told_every_right_one(http: httpx2.Client, address: st
     assert ADDRESSES[address] in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("address", ["/", "/v1", "/v1/nothing", "/v1/jobs/"])
+@pytest.mark.parametrize("address", ["/nothing", "/v1", "/v1/nothing", "/v1/jobs/"])
 def test_an_address_without_anything_leads_nowhere(http: httpx2.Client, address: str) -> None:
     answer = http.get(address, headers={"Host": "elsewhere.example"})
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
