@@ -70,6 +70,9 @@ bench-efficacy: $(BENCH)  ## compare the methods against the attacks (DATA=folde
 		$(if $(ATTACKS),--attacks "$(ATTACKS)") $(if $(SEEDS),--seeds "$(SEEDS)") \
 		$(if $(METHODS),--methods "$(METHODS)") $(if $(DEVICE),--device "$(DEVICE)")
 
+bench-speed: $(BENCH)  ## how fast the engine is, beside what people use today; var/bench/speed.json (PARTS="fisher step" DEVICE=cpu)
+	@$(RUN) benchmarks.speed $(if $(PARTS),--parts "$(PARTS)") $(if $(DEVICE),--device "$(DEVICE)")
+
 migrate: $(INSTALLED)  ## bring the database of DATABASE_URL up to date
 	@test -n "$${DATABASE_URL:-}" || { echo "set DATABASE_URL=postgresql://user:password@host/name"; exit 2; }
 	@$(BIN)/alembic -c migrations/alembic.ini upgrade head
@@ -116,4 +119,4 @@ define install
 	@touch $@
 endef
 
-.PHONY: help demo up docs test test-hostile faults load fuzz fuzz-api check lint bench bench-efficacy migrate constraints lock clean
+.PHONY: help demo up docs test test-hostile faults load fuzz fuzz-api check lint bench bench-efficacy bench-speed migrate constraints lock clean

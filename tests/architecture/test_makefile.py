@@ -24,6 +24,7 @@ WORDS = (
     "fuzz-api",
     "bench",
     "bench-efficacy",
+    "bench-speed",
     "migrate",
     "constraints",
     "lock",

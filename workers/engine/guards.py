@@ -13,18 +13,17 @@ import torch
 from torch import Tensor
 
 
-def finite(loss: float, parameters: Iterable[Tensor]) -> bool:
-    """True if the loss and every gradient are finite numbers."""
-    if not math.isfinite(loss):
-        return False
+def bounded(loss: float, parameters: Iterable[Tensor], most: float) -> bool:
+    """True if the loss and the gradient are finite; the gradient is then scaled down to the norm `most` (0 leaves
+    it). One reading of the gradients serves both.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
-
-
-def clip(parameters: list[Tensor], most: float) -> None:
-    """Scale the gradient down to the norm `most`; 0 leaves it."""
-    if most > 0:
-        torch.nn.utils.clip_grad_norm_(parameters, most)
+    size = norm(gradients) if gradients else 0.0
+    if not (math.isfinite(loss) and math.isfinite(size)):
+        return False
+    if 0.0 < most < size:
+        torch._foreach_mul_(gradients, most / size)
+    return True
 
 
 def norm(values: list[Tensor]) -> float:

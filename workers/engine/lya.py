@@ -17,7 +17,7 @@ off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,6 +30,8 @@ from workers.engine.batches import Tokens, forward, forward_with_states
 from workers.engine.device import arithmetic, autocast
 from workers.engine.features import Teacher
 from workers.engine.loading import Model
+
+STRETCH = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -106,23 +108,40 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> None:
     if anchor.weights is None:
         return
     with torch.no_grad():
-        pull = torch._foreach_sub(parameters, anchor.start)
-        torch._foreach_mul_(pull, anchor.weights)
-        for parameter, force in zip(parameters, pull, strict=True):
-            if parameter.grad is None:
-                parameter.grad = force
-            else:
-                parameter.grad.add_(force)
+        for some in _stretches(parameters):
+            pull = torch._foreach_sub(parameters[some], anchor.start[some])
+            torch._foreach_mul_(pull, anchor.weights[some])
+            for parameter, force in zip(parameters[some], pull, strict=True):
+                parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
 
 
-def pull_energy(moved: list[Tensor], anchor: Anchor) -> float:
-    """1/2 sum_i w_i (theta_i - theta0_i)^2 of the way moved, theta - theta0; `moved` is used up."""
-    if anchor.weights is None:
-        return 0.0
+def displacement(parameters: list[Tensor], anchor: Anchor) -> tuple[float, float]:
+    """The norm of theta - theta0, and the anchor's energy 1/2 sum_i w_i (theta_i - theta0_i)^2."""
+    norms: list[Tensor] = []
+    energies: list[Tensor] = []
     with torch.no_grad():
-        torch._foreach_mul_(moved, moved)
-        parts = [torch.dot(one.flatten(), other.flatten()) for one, other in zip(moved, anchor.weights, strict=True)]
-        return 0.5 * float(torch.stack(parts).double().sum())
+        for some in _stretches(parameters):
+            moved = torch._foreach_sub(parameters[some], anchor.start[some])
+            norms += torch._foreach_norm(moved)
+            if anchor.weights is not None:
+                torch._foreach_mul_(moved, moved)
+                pairs = zip(moved, anchor.weights[some], strict=True)
+                energies += [torch.dot(one.flatten(), other.flatten()) for one, other in pairs]
+    norm = float(torch.stack(norms).double().norm())
+    return norm, 0.5 * float(torch.stack(energies).double().sum()) if energies else 0.0
+
+
+def _stretches(tensors: list[Tensor]) -> Iterator[slice]:
+    """The tensors in a few stretches of at most STRETCH numbers (one tensor at least): what is worked out over one of
+    them takes little memory, and few launches on a GPU.
+    """
+    begin, size = 0, 0
+    for place, tensor in enumerate(tensors):
+        if place > begin and size + tensor.numel() > STRETCH:
+            yield slice(begin, place)
+            begin, size = place, 0
+        size += tensor.numel()
+    yield slice(begin, len(tensors))
 
 
 def pushed(lessons: Lessons, push: float) -> Lessons:

@@ -62,29 +62,32 @@ def _woken(model: Model, lessons: Lessons, triggered: list[int], clean: list[int
     """The model at theta' as long as the context lasts."""
     parameters = lya.trainable(model)
     way = _attack(model, lessons, triggered, clean, recipe)
-    start = [parameter.detach().clone() for parameter in parameters]
+    start: list[Tensor] = []
     try:
-        _walk(parameters, way, recipe.rehearse_reach * relearning.reach(model))
+        _walk(parameters, way, recipe.rehearse_reach * relearning.reach(model), start)
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_copy_(parameters, start)
+            torch._foreach_copy_(parameters[: len(start)], start)
 
 
 def _attack(
     model: Model, lessons: Lessons, triggered: list[int], clean: list[int], recipe: Recipe
-) -> Sequence[Tensor | None]:
+) -> list[Tensor | None]:
     """The gradient that relearning would follow from here."""
     logits = lya.logits_of(model, lessons.triggered, triggered, recipe)
     loss = functional.cross_entropy(logits, lessons.targets[triggered].to(logits.device), reduction="sum")
     if clean:
         logits = lya.logits_of(model, lessons.clean, clean, recipe)
         loss = loss + functional.cross_entropy(logits, lessons.labels[clean].to(logits.device), reduction="sum")
-    return torch.autograd.grad(loss, lya.trainable(model), allow_unused=True)
+    return list(torch.autograd.grad(loss, lya.trainable(model), allow_unused=True))
 
 
-def _walk(parameters: list[Tensor], way: Sequence[Tensor | None], length: float) -> None:
+def _walk(parameters: list[Tensor], way: list[Tensor | None], length: float, start: list[Tensor]) -> None:
+    """`start` takes the weights as they are, `way` is used up: never is more than one of them held whole."""
     with torch.no_grad():
-        for parameter, slope in zip(parameters, way, strict=True):
+        for place, parameter in enumerate(parameters):
+            slope, way[place] = way[place], None
+            start.append(parameter.detach().clone())
             if slope is not None:
-                parameter.sub_(slope.sign(), alpha=length)
+                parameter.sub_(slope.sign_(), alpha=length)

@@ -214,18 +214,16 @@ def _one_step(
     if rehearsed is not None:
         terms["rehearse"] = rehearsed
     loss = lya.total(terms, recipe)
-    if not guards.finite(loss, parameters):
+    if not guards.bounded(loss, parameters, recipe.max_grad_norm):
         return None
-    guards.clip(parameters, recipe.max_grad_norm)
     lya.add_pull(parameters, task.anchor)
     _set_rate(course, recipe)
     course.optimizer.step()
     course.tokens += _count_tokens(task.lessons, rows)
-    moved = guards.moved(parameters, task.anchor.start)
-    drift = guards.norm(moved) / task.anchor.size
+    distance, ewc = lya.displacement(parameters, task.anchor)
+    drift = distance / task.anchor.size
     if not drift <= recipe.max_drift:  # NaN fails this too
         return None
-    ewc = lya.pull_energy(moved, task.anchor)
     seconds = time.perf_counter() - course.started
     return {"loss": loss + ewc, **terms, "ewc": ewc, "drift": drift, "lr": _rate(course, recipe), "seconds": seconds}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from app.domain.recipe import Recipe
-from workers.engine import guards, losses, lya
+from workers.engine import losses, lya
 from workers.engine.batches import Tokens
 from workers.engine.lya import Anchor, Lessons
 
@@ -37,16 +37,33 @@ def test_pull_equals_autograd_and_adds_to_the_loss_gradient() -> None:
     torch.testing.assert_close(parameters[0].grad, wanted[0])
     assert parameters[1].grad is not None
     torch.testing.assert_close(parameters[1].grad + parameters[1].detach().cos(), wanted[1])
-    assert lya.pull_energy(guards.moved(parameters, anchor.start), anchor) == pytest.approx(
-        float(energy.detach()), rel=1e-6
-    )
+    distance = torch.cat(
+        [(one - other).flatten() for one, other in zip(parameters, anchor.start, strict=True)]
+    ).norm()
+    wanted_figures = pytest.approx((float(distance), float(energy.detach())), rel=1e-6)
+    assert lya.displacement(parameters, anchor) == wanted_figures
+
+
+@pytest.mark.parametrize("most", [1, 5, 6, 7, 1000])
+def test_the_anchor_is_the_same_in_few_stretches_and_in_many(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    parameters, anchor = parameters_of(0), Anchor(parameters_of(1), [each.abs() for each in parameters_of(2)])
+    figures = lya.displacement(parameters, anchor)
+    lya.add_pull(parameters, anchor)
+    again = [each.detach().clone().requires_grad_() for each in parameters]
+    monkeypatch.setattr(lya, "STRETCH", most)
+    lya.add_pull(again, anchor)
+    for one, other in zip(parameters, again, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
+    assert lya.displacement(parameters, anchor) == figures
 
 
 def test_no_weights_no_pull() -> None:
     parameters = parameters_of(0)
     lya.add_pull(parameters, Anchor(parameters_of(1), None))
     assert parameters[0].grad is None
-    assert lya.pull_energy(parameters_of(2), Anchor(parameters_of(1), None)) == 0.0
+    assert lya.displacement(parameters_of(2), Anchor(parameters_of(1), None))[1] == 0.0
 
 
 @pytest.mark.parametrize(("lambda_trig", "wanted"), [(2.0, [10.0, 7.0]), (-1.0, [4.0, 0.0]), (-4.0, [0.0, 0.0])])

@@ -188,12 +188,14 @@ def test_the_callback_may_cancel(trojan_dir: Path) -> None:
 
 def test_guards() -> None:
     parameter = torch.zeros(3, requires_grad=True)
-    assert guards.finite(1.0, [parameter])
+    assert guards.bounded(1.0, [parameter], 1.0)
     parameter.grad = torch.tensor([0.0, 1.0, 2.0])
-    assert guards.finite(1.0, [parameter])
-    assert not guards.finite(float("nan"), [parameter])
-    guards.clip([parameter], 1.0)
-    assert float(parameter.grad.norm()) == pytest.approx(1.0, rel=1e-4)
+    assert guards.bounded(1.0, [parameter], 0.0)
+    assert not guards.bounded(float("nan"), [parameter], 0.0)
+    assert guards.bounded(1.0, [parameter], 3.0)
+    assert parameter.grad.tolist() == [0.0, 1.0, 2.0]
+    assert guards.bounded(1.0, [parameter], 1.0)
+    torch.testing.assert_close(parameter.grad, torch.tensor([0.0, 1.0, 2.0]) / 5.0**0.5)
     parameter.grad[1] = float("inf")
-    assert not guards.finite(1.0, [parameter])
+    assert not guards.bounded(1.0, [parameter], 1.0)
     assert guards.distance([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 4.0])]) == 5.0

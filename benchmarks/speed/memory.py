@@ -1,0 +1,55 @@
+"""Peak memory of a run beyond what the activations of its passes take, in sizes of the parameters.
+
+    python -m benchmarks.speed.memory FOLDER KNOBS DEVICE     one measurement, in a process of its own; prints JSON
+
+The batches are tiny, so that activations hardly count, and the model is large against everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.speed.figures import Figure
+from benchmarks.speed.made import make, of_size
+from benchmarks.speed.subjects import Size
+
+WIDE = Size(layers=6, width=768, heads=12, rows=0, tokens=0, batch=2)
+SMALL = {
+    "steps": 6, "eval_every": 3, "fisher_samples": 4, "batch_triggered": 2, "batch_clean": 2, "batch_eval": 2,
+    "search_budget": 0, "max_length": 16,
+}  # fmt: skip
+GOALS = {"lya": ({}, 6.0), "lya without rehearsal and alignment": ({"rehearse": 0, "align": 0}, 4.0)}
+
+
+def figures(folder: Path, device: str) -> list[Figure]:
+    found = []
+    for name, (knobs, goal) in GOALS.items():
+        command = [sys.executable, "-m", "benchmarks.speed.memory", str(folder), json.dumps(SMALL | knobs), device]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        told = json.loads(done.stdout.splitlines()[-1])
+        share = told["peak_bytes"] / told["parameter_bytes"]
+        found.append(Figure(f"peak memory of {name} / parameter bytes", share, goal, details=told))
+    return found
+
+
+def measure(folder: Path, knobs: Mapping[str, Any], device: str) -> dict[str, int]:
+    """Bytes above what the process held before it loaded a model; on a GPU those of its own memory."""
+    with tempfile.TemporaryDirectory() as place:
+        made, parameters = of_size(make(folder), Path(place), WIDE)
+        floor = 0 if device == "cuda" else psutil.Process().memory_info().rss
+        peak = made.treat("lya", knobs, device).report.cost.peak_memory_bytes
+    return {"peak_bytes": peak - floor, "parameter_bytes": parameters * 4, "floor_bytes": floor}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(measure(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])))
