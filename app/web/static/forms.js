@@ -62,6 +62,9 @@ async function carryOut(from, button, made) {
   }
 }
 
+// Until somebody listens, a button that needs it cannot be pressed.
+const listening = () => document.querySelectorAll("[data-needs-script]").forEach((button) => { button.disabled = false; });
+
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.dataset.call && !form.dataset.file) return;
@@ -82,3 +85,5 @@ document.addEventListener("click", (event) => {
     location.reload();
   }
 });
+
+listening();

@@ -107,3 +107,5 @@ if (before) {
   words.textContent = "This upload was cut. Choose the same files again and it goes on where it was; what has arrived is not sent again.";
   show(before);
 }
+
+button.disabled = false;  // from here on somebody listens
