@@ -77,6 +77,9 @@ def scan(
         list[Path], typer.Argument(metavar="PATH...", help="A checkpoint's folder, an archive or a file.")
     ],
     each: Annotated[bool, typer.Option("--each", help="Scan each entry of a folder by itself.")] = False,
+    folders: Annotated[
+        bool, typer.Option("--folders", help="A file that is no archive stands for the folder that it lies in.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say it as one JSON document.")] = False,
 ) -> None:
     """Say what an upload of PATH would get, without a service: what is wrong with it, rule by rule."""
@@ -85,6 +88,7 @@ def scan(
             raise typer.BadParameter(f"{_escaped(path)} does not exist.", param_hint="PATH")
     limits, console = _limits(), Console(highlight=False, soft_wrap=False)
     results: list[Scanned] = []
+    paths = list(dict.fromkeys(map(_checkpoint_of, paths))) if folders else paths
     for path in _targets(paths) if each else paths:
         results.append(scan_one(path, limits))
         if not as_json:
@@ -122,6 +126,11 @@ def scan_one(path: Path, limits: InspectionSettings) -> Scanned:
 def status_of(results: Iterable[Scanned]) -> Status:
     found = {result.status for result in results}
     return next((status for status in EXIT if status in found), Status.NOTHING)
+
+
+def _checkpoint_of(path: Path) -> Path:
+    """The folder, where the path is one file of it; as a tool gives it that knows files alone."""
+    return path if path.is_dir() or path.name.lower().endswith(ARCHIVES) else path.parent
 
 
 def _targets(paths: Iterable[Path]) -> Iterator[Path]:

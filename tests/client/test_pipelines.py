@@ -16,6 +16,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.full_service import Taken
 from tests.service import Service
+from tests.tiny_model import make_tiny_checkpoint
 
 QUICK = '{"steps": 6, "eval_every": 3, "fisher_samples": 8, "rehearse": 0, "align": 0}'
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -83,13 +84,16 @@ def test_the_action_ends_with_the_error_of_a_service_that_is_away(tmp_path: Path
     assert not (tmp_path / "o").exists()
 
 
-def test_the_hook_finds_a_model_file_that_would_run_code(tmp_path: Path) -> None:
+def test_the_hook_passes_a_good_checkpoint_and_finds_what_would_run_code(tmp_path: Path) -> None:
     """Its entry, on a file that the hook's pattern takes."""
     hook = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())[0]
-    evil = tmp_path / "pytorch_model.bin"
+    (tmp_path / "bad").mkdir()
+    evil = tmp_path / "bad/pytorch_model.bin"
     evil.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    assert re.search(hook["files"], evil.name)
+    good = make_tiny_checkpoint(tmp_path / "good") / "model.safetensors"
     words = hook["entry"].split()
-    command = [str(Path(sys.executable).parent / words[0]), *words[1:], str(evil)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    for file, status in ((good, 0), (evil, 1)):
+        assert re.search(hook["files"], file.name)
+        command = [str(Path(sys.executable).parent / words[0]), *words[1:], str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
