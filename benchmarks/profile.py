@@ -23,7 +23,6 @@ from unittest import mock
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.domain.report import StepMetric
 from benchmarks.efficacy.machine import describe, in_words
 from benchmarks.speed.made import Made, make
 from workers.engine import batches, loading, scorecard, tuning
@@ -54,9 +53,8 @@ def profile(made: Made, device: str) -> dict[str, Any]:
     """Seconds by part; operations of a second run with a counter, which would slow the first."""
     inner: dict[str, float] = defaultdict(float)
     padding = _Padding()
-    steps: list[StepMetric] = []
     with _timed(inner), padding.counted():
-        outcome = made.treat("lya", {}, device, steps.append)
+        outcome = made.treat("lya", {}, device)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         loading.save(outcome.model, outcome.tokenizer, folder)
@@ -100,14 +98,14 @@ def _operations(made: Made, device: str) -> float:
 
 def _service(made: Made) -> float:
     """Seconds of a job from request to result that no phase of the engine takes."""
-    from client.api import LetheClient  # noqa: PLC0415 - what the engine does not need
+    from benchmarks.speed.job import bring  # noqa: PLC0415 - what the engine does not need
+    from client.api import LetheClient  # noqa: PLC0415
     from tests.service import running_service  # noqa: PLC0415
 
     with running_service() as running, LetheClient(running.url, running.facts["api_key"]) as lethe:
-        model = lethe.wait_for_model(lethe.push(made.model).id)
-        rows = [lethe.add_samples(made.folder / f"{kind}.jsonl", kind).id for kind in ("triggered", "clean")]
+        brought = bring(lethe, made)
         began = time.perf_counter()
-        job = lethe.wait(lethe.submit(model.id, *rows).id)
+        job = lethe.wait(lethe.submit(*brought).id)
         whole = time.perf_counter() - began
         return whole - sum(lethe.report(job.id)["cost"]["seconds"].values())
 

@@ -56,7 +56,7 @@ class GateLayer:
     async def _caller(self, request: Request) -> Caller:
         """By the Authorization header; by the session's cookie only where there is none."""
         headers = request.headers.getlist("authorization")
-        cookie = _cookie(request) if not headers else None
+        cookie = session_cookie(request) if not headers else None
         if cookie is not None:
             token = request.headers.get(CSRF_HEADER)
             return await run_in_threadpool(self._gate.admit_session, cookie, request.method, token)
@@ -66,13 +66,14 @@ class GateLayer:
     async def _visitor(self, request: Request) -> Caller | None:
         """A page shows and changes nothing: whom it does not know it leads to the door."""
         try:
-            cookie = _cookie(request)
+            cookie = session_cookie(request)
             return await run_in_threadpool(self._gate.admit_session, cookie, "GET", None) if cookie else None
         except Unauthenticated:
             return None
 
 
-def _cookie(request: Request) -> str | None:
+def session_cookie(request: Request) -> str | None:
+    """By the name that it has over this scheme."""
     return request.cookies.get(cookie_name(request.url.scheme))
 
 
@@ -83,7 +84,7 @@ class Needs:
     any_of: tuple[Scope, ...]
 
     async def __call__(self, caller: CallerDep) -> None:
-        if not any(caller.may(scope) for scope in self.any_of):
+        if not caller.may(*self.any_of):
             missing = " or ".join(self.any_of)
             raise Forbidden(f"This call needs the scope {missing}: use a key that has it.", scopes=list(self.any_of))
 

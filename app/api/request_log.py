@@ -15,11 +15,11 @@ from uuid import uuid4
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs, measures
+from app.api.failures import METHODS
 
 log = logging.getLogger(__name__)
 
 UNCHANGED = 304
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a name of a metric is no caller's to make
 _HEADER = b"x-request-id"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -50,6 +50,7 @@ class RequestLog:
             await self._app(scope, receive, send_named)
         finally:
             seconds = time.monotonic() - began
+            # Any other word would be a name of a metric that a caller makes.
             measures.answered(scope["method"] if scope["method"] in METHODS else "other", status, seconds)
             fields = {} if status == UNCHANGED else _fields(scope, status, seconds)
             level = logging.DEBUG if status == UNCHANGED else logging.INFO

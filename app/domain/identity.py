@@ -33,8 +33,9 @@ class Caller:
     name: str
     scopes: frozenset[Scope]
 
-    def may(self, scope: Scope) -> bool:
-        return scope in self.scopes or Scope.ADMIN in self.scopes
+    def may(self, *any_of: Scope) -> bool:
+        """Whether one of these scopes is theirs; `admin` stands for all."""
+        return not self.scopes.isdisjoint({*any_of, Scope.ADMIN})
 
 
 @dataclass(frozen=True, slots=True)

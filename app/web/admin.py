@@ -10,7 +10,7 @@ from app.domain.identity import Scope
 from app.domain.ids import parse_id
 from app.domain.webhook import EVENTS
 from app.store import key_rows, webhook_rows, worker_rows
-from app.web.screen import ROWS, PageRoute, VisitorDep, leaf, show
+from app.web.screen import ROWS, PageRoute, VisitorDep, listed, show
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -18,20 +18,14 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 @router.get("/keys")
 def every_key(visitor: VisitorDep, services: ServicesDep, after: str | None = None) -> Response:
     visitor.must(Scope.ADMIN)
-    last = parse_id(after, "key") if after is not None else None
-    with services.database.connect() as connection:
-        found = key_rows.page(connection, visitor.caller.tenant, ROWS + 1, last)
-    rows, more = leaf(found)
+    rows, more = listed(visitor, services, key_rows.page, after, "key")
     return show("keys", visitor, keys=rows, more=more, scopes=list(Scope))
 
 
 @router.get("/webhooks")
 def every_webhook(visitor: VisitorDep, services: ServicesDep, after: str | None = None) -> Response:
     visitor.must(Scope.ADMIN)
-    last = parse_id(after, "webhook") if after is not None else None
-    with services.database.connect() as connection:
-        found = webhook_rows.page(connection, visitor.caller.tenant, ROWS + 1, last)
-    rows, more = leaf(found)
+    rows, more = listed(visitor, services, webhook_rows.page, after, "webhook")
     return show("webhooks", visitor, hooks=rows, more=more, kinds=EVENTS)
 
 

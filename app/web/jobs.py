@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from app.reports.drawings import WIDTH, curve_plot
 from app.reports.page import drawn
 from app.reports.subject import Subject, subject_of
 from app.store import event_rows, job_rows, model_rows, sample_rows
-from app.web.screen import ROWS, PageRoute, Visitor, VisitorDep, leaf, show
+from app.web.screen import PageRoute, Visitor, VisitorDep, listed, show
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -35,11 +36,9 @@ def every_job(
     visitor: VisitorDep, services: ServicesDep, after: str | None = None, status: JobStatus | None = None
 ) -> Response:
     visitor.must(Scope.JOBS_READ)
-    last = parse_id(after, "job") if after is not None else None
+    rows, more = listed(visitor, services, partial(job_rows.page, status=status), after, "job")
     with services.database.connect() as connection:
-        found = job_rows.page(connection, visitor.caller.tenant, ROWS + 1, last, status=status)
-        names = model_rows.names(connection, visitor.caller.tenant, {job.order.model_id for job in found})
-    rows, more = leaf(found)
+        names = model_rows.names(connection, visitor.caller.tenant, {job.order.model_id for job in rows})
     return show("jobs", visitor, jobs=rows, names=names, more=more, status=status, statuses=list(JobStatus))
 
 

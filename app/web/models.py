@@ -10,7 +10,7 @@ from app.domain.ids import parse_id
 from app.domain.model import ModelStatus
 from app.domain.samples import SampleKind
 from app.store import job_rows, model_rows, sample_rows
-from app.web.screen import ROWS, PageRoute, VisitorDep, leaf, show
+from app.web.screen import PageRoute, VisitorDep, listed, show
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -20,10 +20,7 @@ SHOWN_JOBS = 10
 @router.get("/models")
 def every_model(visitor: VisitorDep, services: ServicesDep, after: str | None = None) -> Response:
     visitor.must(Scope.MODELS_WRITE, Scope.JOBS_READ)
-    last = parse_id(after, "model") if after is not None else None
-    with services.database.connect() as connection:
-        found = model_rows.page(connection, visitor.caller.tenant, ROWS + 1, last)
-    rows, more = leaf(found)
+    rows, more = listed(visitor, services, model_rows.page, after, "model")
     return show("models", visitor, models=rows, more=more)
 
 
@@ -46,10 +43,7 @@ def one_model(model_id: str, visitor: VisitorDep, services: ServicesDep) -> Resp
 @router.get("/samples")
 def every_set(visitor: VisitorDep, services: ServicesDep, after: str | None = None) -> Response:
     visitor.must(Scope.SAMPLES_WRITE, Scope.JOBS_READ)
-    last = parse_id(after, "set of samples") if after is not None else None
-    with services.database.connect() as connection:
-        found = sample_rows.page(connection, visitor.caller.tenant, ROWS + 1, last)
-    rows, more = leaf(found)
+    rows, more = listed(visitor, services, sample_rows.page, after, "set of samples")
     return show("samples", visitor, sets=rows, more=more, kinds=list(SampleKind))
 
 

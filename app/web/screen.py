@@ -19,12 +19,14 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from sqlalchemy import Connection
 
 from app.api import failures
-from app.api.deps import ServicesDep
+from app.api.access import session_cookie
+from app.api.deps import Services, ServicesDep
 from app.domain.errors import Forbidden, Unauthenticated
 from app.domain.identity import Caller, Scope
-from app.identity.sessions import cookie_name
+from app.domain.ids import parse_id
 from app.reports import page
 
 HOME = "/ui"
@@ -43,6 +45,7 @@ class _Row(Protocol):
 
 
 R = TypeVar("R", bound=_Row)
+Page = Callable[[Connection, str, int, UUID | None], Sequence[R]]  # of a tenant, so many, from the one before on
 
 _templates = Environment(
     loader=ChoiceLoader([PackageLoader("app.web"), page.TEMPLATES]),
@@ -81,13 +84,13 @@ class Visitor:
 
     def must(self, *any_of: Scope) -> None:
         """Raises Forbidden."""
-        if not any(self.caller.may(scope) for scope in any_of):
+        if not self.caller.may(*any_of):
             raise Forbidden(f"This page needs the scope {' or '.join(any_of)}: sign in with a key that has it.")
 
 
 async def visitor(request: Request, services: ServicesDep) -> Visitor:
     """Whom the gate knows by the session's cookie. Raises Unauthenticated."""
-    cookie, caller = request.cookies.get(cookie_name(request.url.scheme)), request.state.caller
+    cookie, caller = session_cookie(request), request.state.caller
     if cookie is None or caller is None:
         raise Unauthenticated("Sign in first.")
     return Visitor(caller, services.gate.sessions.csrf_token(cookie))
@@ -120,8 +123,13 @@ def _failure(told: Response) -> Response:
     return show("problem", None, told.status_code, headers, problem=problem)
 
 
-def leaf(found: Sequence[R]) -> tuple[Sequence[R], UUID | None]:
-    """The rows of one page out of ROWS + 1 that were asked for; and the last of them where others follow."""
+def listed(
+    visitor: Visitor, services: Services, fetch: Page[R], after: str | None, what: str
+) -> tuple[Sequence[R], UUID | None]:
+    """One page of the tenant's rows that follow `after`, the id of a `what`; and the last where more follow."""
+    last = parse_id(after, what) if after is not None else None
+    with services.database.connect() as connection:
+        found = fetch(connection, visitor.caller.tenant, ROWS + 1, last)
     rows = found[:ROWS]
     return rows, rows[-1].id if len(found) > ROWS else None
 

@@ -52,15 +52,11 @@ def _part(name: str, device: torch.device, out: Path) -> Callable[[], list[Figur
         "fisher": lambda: fisher.figures(size, device),
         "step": lambda: step.figures(make(trojan), device.type),
         "trainer": lambda: trainer.figures(make(trojan), device.type),
-        "memory": lambda: memory.figures(_made(trojan), device.type),
+        "memory": lambda: memory.figures(make(trojan).folder, device.type),
         "scaling": lambda: scaling.figures(device, out / "speed.svg"),
         "job": lambda: _job(trojan),
     }
     return parts[name]
-
-
-def _made(folder: Path) -> Path:
-    return make(folder).folder
 
 
 def _job(folder: Path) -> list[Figure]:

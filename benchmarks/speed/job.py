@@ -23,12 +23,11 @@ def figures(made: Made) -> list[Figure]:
     """From the request to the finished job, and a process of the engine from start to end. Both import torch."""
     engine, service = [], []
     with running_service() as running, LetheClient(running.url, running.facts["api_key"]) as lethe:
-        model = lethe.wait_for_model(lethe.push(made.model).id)
-        rows = [lethe.add_samples(made.folder / f"{kind}.jsonl", kind).id for kind in ("triggered", "clean")]
+        brought = bring(lethe, made)
         for seed in range(ROUNDS):
             engine.append(_engine(made, seed))
             began = time.perf_counter()
-            job = lethe.wait(lethe.submit(model.id, *rows, seed=seed).id)
+            job = lethe.wait(lethe.submit(*brought, seed=seed).id)
             service.append(time.perf_counter() - began)
             assert job.status == "succeeded", job.failure
     more = statistics.median(one - other for one, other in zip(service, engine, strict=True))
@@ -41,6 +40,13 @@ def figures(made: Made) -> list[Figure]:
             details={"engine_seconds": engine, "service_seconds": service},
         )
     ]  # fmt: skip
+
+
+def bring(lethe: LetheClient, made: Made) -> tuple[str, str, str]:
+    """Ids of the model and the samples, once the service has taken them in."""
+    model = lethe.wait_for_model(lethe.push(made.model).id)
+    triggered, clean = (lethe.add_samples(made.folder / f"{kind}.jsonl", kind) for kind in ("triggered", "clean"))
+    return model.id, triggered.id, clean.id
 
 
 def _engine(made: Made, seed: int) -> float:

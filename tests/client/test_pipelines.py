@@ -19,6 +19,8 @@ from tests.service import Service
 from tests.tiny_model import make_tiny_checkpoint
 
 QUICK = '{"steps": 6, "eval_every": 3, "fisher_samples": 8, "rehearse": 0, "align": 0}'
+# As a runner calls it for `shell: bash`.
+SHELL = (shutil.which("bash") or "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c")
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text())
 
 
@@ -51,9 +53,13 @@ def test_the_action_ends_as_the_evidence_says(service: Service, taken: Taken, tm
     given = {
         name: inputs[value.removeprefix("${{ inputs.").removesuffix(" }}")] for name, value in sanitize["env"].items()
     }
-    shell = [shutil.which("bash") or "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", sanitize["run"]]
     done = subprocess.run(
-        shell, cwd=tmp_path, env=os.environ | runner | given, capture_output=True, text=True, check=False
+        [*SHELL, sanitize["run"]],
+        cwd=tmp_path,
+        env=os.environ | runner | given,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     told = dict(line.split("=", 1) for line in (tmp_path / "output").read_text().splitlines())
@@ -70,16 +76,9 @@ def test_the_action_ends_with_the_error_of_a_service_that_is_away(tmp_path: Path
     given |= {"MODEL": "01a20000-0000-7000-8000-000000000000", "MAX_EXCESS_ASR": "0", "MAX_ACCURACY_DROP": "0"}
     given |= {"TRIGGERED": given["MODEL"], "CLEAN": given["MODEL"], "RUNNER_TEMP": str(tmp_path)}
     given |= {"GITHUB_OUTPUT": str(tmp_path / "o"), "GITHUB_STEP_SUMMARY": str(tmp_path / "s")}
-    shell = [
-        shutil.which("bash") or "bash",
-        "--noprofile",
-        "--norc",
-        "-eo",
-        "pipefail",
-        "-c",
-        step("Sanitize")["run"],
-    ]
-    done = subprocess.run(shell, cwd=tmp_path, env=os.environ | given, capture_output=True, check=False)
+    done = subprocess.run(
+        [*SHELL, step("Sanitize")["run"]], cwd=tmp_path, env=os.environ | given, capture_output=True, check=False
+    )
     assert done.returncode == 2
     assert not (tmp_path / "o").exists()
 
