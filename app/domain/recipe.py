@@ -183,6 +183,14 @@ KNOBS: tuple[Knob, ...] = (
         "arithmetic of the forward pass: auto takes bf16 where the device has it",
         choices=("auto", "fp32", "bf16"),
     ),
+    Knob(
+        "memory",
+        str,
+        "full",
+        "choice between speed and memory: lean keeps moments in 16 bits and the start in a file, and works out "
+        "activations twice",
+        choices=("full", "lean"),
+    ),
 )
 
 
@@ -240,6 +248,7 @@ class Recipe:
     fresh_head: bool
     relearning: bool
     precision: str
+    memory: str
 
     @classmethod
     def of(cls, method: str, given: Mapping[str, object] | None = None) -> Recipe:

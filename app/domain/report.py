@@ -183,7 +183,8 @@ class Scorecard(Record):
 @dataclass(frozen=True)
 class Cost(Record):
     """What the run took. `distance` is the Euclidean distance from the start, `relative_distance` its share of the
-    start's norm. `peak_memory_bytes` is the process's (CPU) or the device's (GPU) highest use so far."""
+    start's norm. `peak_memory_bytes` is the process's (CPU) or the device's (GPU) highest use so far,
+    `planned_memory_bytes` what the run was expected to take at most, without the program itself."""
 
     seconds: Mapping[str, float]
     steps: int
@@ -193,6 +194,7 @@ class Cost(Record):
     distance: float
     relative_distance: float
     rollbacks: int = 0
+    planned_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def run(
     task: Task, clean: Diagonal, triggered: Diagonal, recipe: Recipe, on_step: Callable[[StepMetric], None]
 ) -> Tuned:
     """Try `recipe.steps` values of alpha, each one metric, and load the best state into `task.model`."""
-    parameters, start, began = lya.trainable(task.model), task.anchor.start, time.perf_counter()
+    parameters, start, began = lya.trainable(task.model), task.anchor.start[:], time.perf_counter()
     opening = _look(task, recipe)
     best, seen, chosen = opening, opening, 0
     on_step(_metric(0, opening, {"seconds": 0.0}))

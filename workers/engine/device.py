@@ -8,12 +8,17 @@ out.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+
+M_MMAP_THRESHOLD, LARGE = -3, 2 * 2**20  # of malloc.h
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -58,5 +63,47 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the device's highest allocation so far on a GPU, the process's highest resident size on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if kilobytes := _status("VmHWM"):
+        return kilobytes * 1024
+    # Where there is no /proc. On Linux this figure would also tell of the program that started this one.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def frugal_heap() -> None:
+    """Have large tensors go back to the system when they are freed, for the rest of the process.
+
+    glibc soon keeps blocks of up to 32 MB for itself, and what lies between those still in use is lost: as much as
+    the tensors themselves. Smaller ones stay with it, so that a step does not ask the system for each.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.malloc_trim(0)
+
+
+def room(device: torch.device, held: int) -> int | None:
+    """Bytes that a run can come to hold there, the `held` that it has already among them; None if nobody says.
+
+    On a GPU what is free on it. On the CPU the memory of the machine or of the container, and what is left of this
+    process's address space: what others use now is not counted, as they may let go of it.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        bounds.append(int(CONTAINER.read_text()))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = _status("VmSize")
+    if soft != resource.RLIM_INFINITY and mapped:
+        bounds.append(soft - mapped * 1024 + held)
+    return min(bounds)
+
+
+def _status(name: str) -> int | None:
+    """A figure of /proc/self/status, in its own unit."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+    return None

@@ -16,10 +16,10 @@ from app.domain.recipe import Recipe
 from app.domain.report import Cost, DataFacts, FisherFacts, ModelFacts, SplitSizes
 from app.domain.samples import MIN_TRIGGERED, targets_of
 from workers.engine import device as devices
-from workers.engine import guards, lya, scorecard, splits
+from workers.engine import scorecard, splits
 from workers.engine.fisher import Diagonal
 from workers.engine.loading import Checkpoint
-from workers.engine.lya import Anchor
+from workers.engine.memory import Plan
 from workers.engine.scorecard import UNKNOWN, Reading, Sheet
 from workers.engine.splits import Parts
 from workers.engine.tuning import Tuned
@@ -81,9 +81,16 @@ def of_fisher(recipe: Recipe, clean: Diagonal | None, triggered: Diagonal | None
     )
 
 
-def of_cost(checkpoint: Checkpoint, tuned: Tuned, anchor: Anchor, seconds: Mapping[str, float]) -> Cost:
-    """Time, tokens, memory, and the way from the start. Tokens are those trained on, padding not counted."""
-    distance = guards.distance(lya.trainable(checkpoint.model), anchor.start)
+def of_cost(
+    checkpoint: Checkpoint,
+    tuned: Tuned,
+    planned: Plan,
+    distance: tuple[float, float],
+    seconds: Mapping[str, float],
+) -> Cost:
+    """Time, tokens, memory, and the distance from the start, also as a share of its norm. Tokens are those trained
+    on, padding not counted.
+    """
     ascent = seconds.get("ascent", 0.0)
     return Cost(
         seconds={name: round(value, 3) for name, value in seconds.items()},
@@ -91,9 +98,10 @@ def of_cost(checkpoint: Checkpoint, tuned: Tuned, anchor: Anchor, seconds: Mappi
         tokens=tuned.tokens,
         tokens_per_second=round(tuned.tokens / ascent, 1) if ascent else None,
         peak_memory_bytes=devices.peak_memory(checkpoint.model.device),
-        distance=distance,
-        relative_distance=distance / max(guards.norm(anchor.start), 1e-12),
+        distance=distance[0],
+        relative_distance=distance[1],
         rollbacks=tuned.rollbacks,
+        planned_memory_bytes=planned.total,
     )
 
 

@@ -1,4 +1,4 @@
-"""What must hold before and after an optimizer step, and the states to fall back to.
+"""What must hold before and after an optimizer step, and the way back to a state.
 
 Guarantees: no step is taken on a loss or a gradient that is not finite; a run never ends in a state that was not
 finite or lies further from the start than the recipe allows.
@@ -31,23 +31,7 @@ def norm(values: list[Tensor]) -> float:
     return float(torch.stack(torch._foreach_norm(values)).double().norm())
 
 
-def moved(parameters: list[Tensor], start: list[Tensor]) -> list[Tensor]:
-    """The way from one state to another, tensor by tensor."""
-    with torch.no_grad():
-        return list(torch._foreach_sub(parameters, start))
-
-
-def distance(parameters: list[Tensor], start: list[Tensor]) -> float:
-    """The Euclidean distance between two states."""
-    return norm(moved(parameters, start))
-
-
-def snapshot(parameters: list[Tensor]) -> list[Tensor]:
-    """A copy in the CPU's memory."""
-    return [parameter.detach().to("cpu", copy=True) for parameter in parameters]
-
-
 def restore(parameters: list[Tensor], state: list[Tensor]) -> None:
-    """Put a snapshot back."""
+    """Put a state back."""
     with torch.no_grad():
         torch._foreach_copy_(parameters, state)

@@ -17,6 +17,7 @@ off.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,21 +31,31 @@ from workers.engine.batches import Tokens, forward, forward_with_states
 from workers.engine.device import arithmetic, autocast
 from workers.engine.features import Teacher
 from workers.engine.loading import Model
+from workers.engine.snapshot import Snapshot
 
-STRETCH = 4 * 1024 * 1024
+STRETCH = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """theta0 and the weight w per parameter, in the order of the trainable parameters; no weights means no pull."""
+    """theta0 and the weight w per parameter, in the order of the trainable parameters; no weights means no pull.
+    `still`: the norm of the weights that take no part in the run.
+    """
 
-    start: list[Tensor]
+    start: list[Tensor] | Snapshot
     weights: list[Tensor] | None
+    still: float = 0.0
+
+    def restore(self, parameters: list[Tensor]) -> None:
+        """Put theta0 back, tensor by tensor."""
+        for place in range(len(parameters)):
+            guards.restore(parameters[place : place + 1], self.start[place : place + 1])
 
     @cached_property
     def size(self) -> float:
-        """The norm of theta0."""
-        return max(guards.norm(self.start), 1e-12)
+        """The norm of theta0, of all weights."""
+        norms = [guards.norm(self.start[place : place + 1]) for place in range(len(self.start))]
+        return max(math.hypot(*norms, self.still), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,10 @@ def trainable(model: Model) -> list[Tensor]:
 def anchor_weights(
     clean: list[Tensor] | None, triggered: list[Tensor] | None, lambda_clean: float, lambda_trig: float
 ) -> list[Tensor] | None:
-    """w = max(0, lambda_clean F_clean + lambda_trig F_trig), made in the memory of the first; None for no pull."""
+    """w = max(0, lambda_clean F_clean + lambda_trig F_trig), made in the memory of the first; None for no pull.
+
+    In bfloat16: w is an estimate from a few hundred samples, and three digits of it hold as well as seven.
+    """
     terms = [(values, factor) for values, factor in ((clean, lambda_clean), (triggered, lambda_trig)) if values]
     if not terms:
         return None
@@ -100,6 +114,8 @@ def anchor_weights(
     for values, other in rest:
         torch._foreach_add_(weights, values, alpha=other)
     torch._foreach_clamp_min_(weights, 0.0)
+    for place, each in enumerate(weights):
+        weights[place] = each.bfloat16()
     return weights
 
 
@@ -113,6 +129,7 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> None:
             torch._foreach_mul_(pull, anchor.weights[some])
             for parameter, force in zip(parameters[some], pull, strict=True):
                 parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
+            del pull, force
 
 
 def displacement(parameters: list[Tensor], anchor: Anchor) -> tuple[float, float]:
@@ -125,8 +142,9 @@ def displacement(parameters: list[Tensor], anchor: Anchor) -> tuple[float, float
             norms += torch._foreach_norm(moved)
             if anchor.weights is not None:
                 torch._foreach_mul_(moved, moved)
-                pairs = zip(moved, anchor.weights[some], strict=True)
-                energies += [torch.dot(one.flatten(), other.flatten()) for one, other in pairs]
+                torch._foreach_mul_(moved, anchor.weights[some])
+                energies += [each.sum() for each in moved]
+            del moved
     norm = float(torch.stack(norms).double().norm())
     return norm, 0.5 * float(torch.stack(energies).double().sum()) if energies else 0.0
 

@@ -24,9 +24,10 @@ from torch import Tensor
 from app.domain.errors import ModelRefused
 from app.domain.recipe import Recipe
 from app.domain.report import Stop
-from workers.engine import guards, loading, lya, points, stopping, tuning
+from workers.engine import loading, lya, points, stopping, tuning
 from workers.engine.loading import Checkpoint
 from workers.engine.points import Frame
+from workers.engine.snapshot import Snapshot
 from workers.engine.stopping import Look
 from workers.engine.tuning import OnStep, Task, Tuned
 
@@ -40,7 +41,7 @@ class _Kept:
 
     seen: Look
     stop: Stop
-    state: list[Tensor]
+    state: Snapshot
 
 
 @dataclass
@@ -98,18 +99,18 @@ def run(task: Task, base: BaseWeights, recipe: Recipe, generator: torch.Generato
     with task.points.frame(FRAME, lambda: _frame(gone)):
         for share, budget in tries(recipe)[gone.tries :]:
             if old is None:  # a point holds the weights as they were mixed and trained
-                _load(parameters, task.anchor.start, base, share, generator)
+                _load(parameters, task.anchor.start[:], base, share, generator)
             old = None
             task.points.before = gone.steps
             hear = tuning.relay(on_step, gone.steps, keep_share=share)
             tuned = tuning.run(task, replace(recipe, steps=budget), generator, hear)
             if gone.best is None or stopping.rank(tuned.kept, recipe) < stopping.rank(gone.best.seen, recipe):
-                gone.best = _Kept(tuned.kept, _stop(tuned.stop, share, gone.steps), guards.snapshot(parameters))
+                gone.best = _Kept(tuned.kept, _stop(tuned.stop, share, gone.steps), Snapshot(parameters))
             gone.add(tuned)
             if stopping.meets(tuned.kept, recipe):
                 break
     assert gone.best is not None
-    guards.restore(parameters, gone.best.state)
+    gone.best.state.restore(parameters)
     stop = replace(gone.best.stop, step=gone.steps)
     return Tuned(stop, gone.steps, gone.tokens, gone.rollbacks, gone.best.seen, tuned.last)
 
@@ -119,14 +120,14 @@ def _frame(gone: _Gone) -> Frame:
     if gone.best is None:
         return Frame({}, facts | {"best": None})
     best = {"seen": asdict(gone.best.seen), "stop": asdict(gone.best.stop)}
-    return Frame(points.numbered(gone.best.state, "state"), facts | {"best": best})
+    return Frame(points.numbered(gone.best.state.mapped(), "state"), facts | {"best": best})
 
 
 def _gone_on(old: Frame) -> _Gone:
     facts = dict(old.facts)
     best = facts.pop("best")
     if best is not None:
-        best = _Kept(Look.of(best["seen"]), Stop(**best["stop"]), points.listed(old.tensors, "state"))
+        best = _Kept(Look.of(best["seen"]), Stop(**best["stop"]), Snapshot(points.listed(old.tensors, "state")))
     return _Gone(**facts, best=best)
 
 

@@ -9,7 +9,8 @@ budget of the relearning check stands for its end. The second gradient is taken 
 order, as in A. Nichol et al., 2018, arXiv 1803.02999); training against simulated fine-tuning is the idea of R.
 Tamirisa et al., 2024, arXiv 2408.00761.
 
-Guarantees: the weights leave as they came, byte by byte; rows that show no trojan are not rehearsed.
+Guarantees: the weights leave as they came, up to the rounding of one sum; rows that show no trojan are not rehearsed.
+Beyond the model and a gradient one byte for each weight is held.
 """
 
 from __future__ import annotations
@@ -62,32 +63,31 @@ def _woken(model: Model, lessons: Lessons, triggered: list[int], clean: list[int
     """The model at theta' as long as the context lasts."""
     parameters = lya.trainable(model)
     way = _attack(model, lessons, triggered, clean, recipe)
-    start: list[Tensor] = []
+    length = recipe.rehearse_reach * relearning.reach(model)
+    _walk(parameters, way, -length)
     try:
-        _walk(parameters, way, recipe.rehearse_reach * relearning.reach(model), start)
         yield
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(parameters[: len(start)], start)
+        _walk(parameters, way, length)
 
 
 def _attack(
     model: Model, lessons: Lessons, triggered: list[int], clean: list[int], recipe: Recipe
 ) -> list[Tensor | None]:
-    """The gradient that relearning would follow from here."""
+    """The signs of the gradient that relearning would follow from here, int8; None where there is none."""
     logits = lya.logits_of(model, lessons.triggered, triggered, recipe)
     loss = functional.cross_entropy(logits, lessons.targets[triggered].to(logits.device), reduction="sum")
     if clean:
         logits = lya.logits_of(model, lessons.clean, clean, recipe)
         loss = loss + functional.cross_entropy(logits, lessons.labels[clean].to(logits.device), reduction="sum")
-    return list(torch.autograd.grad(loss, lya.trainable(model), allow_unused=True))
+    way: list[Tensor | None] = list(torch.autograd.grad(loss, lya.trainable(model), allow_unused=True))
+    for place, slope in enumerate(way):
+        way[place] = None if slope is None else slope.sign_().to(torch.int8)
+    return way
 
 
-def _walk(parameters: list[Tensor], way: list[Tensor | None], length: float, start: list[Tensor]) -> None:
-    """`start` takes the weights as they are, `way` is used up: never is more than one of them held whole."""
+def _walk(parameters: list[Tensor], way: list[Tensor | None], length: float) -> None:
     with torch.no_grad():
-        for place, parameter in enumerate(parameters):
-            slope, way[place] = way[place], None
-            start.append(parameter.detach().clone())
-            if slope is not None:
-                parameter.sub_(slope.sign_(), alpha=length)
+        for parameter, sign in zip(parameters, way, strict=True):
+            if sign is not None:
+                parameter.add_(sign, alpha=length)

@@ -21,11 +21,12 @@ from torch.nn import functional
 
 from app.domain.recipe import Recipe
 from app.domain.report import Proportion, Relearning
-from workers.engine import guards, lya, scorecard
+from workers.engine import lya, scorecard
 from workers.engine.batches import Tokens, by_length, forward
 from workers.engine.device import arithmetic, autocast
 from workers.engine.loading import Checkpoint, Model
 from workers.engine.scorecard import Sheet
+from workers.engine.snapshot import Snapshot
 
 # The budget: AdamW from rest, without warm-up or weight decay, each step on all k + 4k samples.
 SIZES = (1, 5, 10, 50)
@@ -88,12 +89,12 @@ def relearn(pupil: Pupil, draw: Draw, recipe: Recipe) -> tuple[Proportion, Propo
     """ASR, floor and clean accuracy after the training, which is undone."""
     model = pupil.checkpoint.model
     parameters = lya.trainable(model)
-    before = guards.snapshot(parameters)
+    before = Snapshot(parameters)
     try:
         _train(model, parameters, *_lesson(pupil.unlearn, draw), recipe)
         reading = scorecard.read(model, pupil.report, recipe.batch_eval)
     finally:
-        guards.restore(parameters, before)
+        before.restore(parameters)
         model.zero_grad(set_to_none=True)
     page = pupil.report
     return scorecard.asr(page, reading), scorecard.floor(page, reading)[0], scorecard.accuracy(page, reading)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from app.domain.errors import BadRecipe, Diverged, ModelRefused
 from app.domain.methods import METHODS_WITH_BASE
@@ -29,32 +28,36 @@ from workers.engine import (
     dampening,
     facts,
     features,
+    holding,
     loading,
     lya,
+    memory,
     mixing,
     relearning,
     scorecard,
     search,
     splits,
     tuning,
+    vocabulary,
 )
 from workers.engine import device as devices
-from workers.engine.batches import Tokens
 from workers.engine.facts import Bench, Station
-from workers.engine.fisher import Diagonal, diagonal
+from workers.engine.fisher import Diagonal
+from workers.engine.holding import Held
 from workers.engine.loading import Checkpoint, Model, Tokenizer
-from workers.engine.lya import Anchor, Lessons
+from workers.engine.lya import Lessons
+from workers.engine.memory import Plan
 from workers.engine.mixing import BaseWeights
-from workers.engine.points import Frame, Points, listed, numbered
+from workers.engine.points import Points
 from workers.engine.relearning import Pupil
 from workers.engine.scorecard import Reading, Sheet
 from workers.engine.search import Found
 from workers.engine.splits import Parts, Rows
 from workers.engine.tuning import Task
+from workers.engine.vocabulary import Whole
 
-FRAME = "anchor"
+ALL_WORDS = ("ssd", "fine_mixing")  # they also treat the vectors of words that no row uses
 OnPhase = Callable[[str], None]
-Diagonals = tuple[Diagonal | None, Diagonal | None]  # on clean rows and on triggered ones
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,11 @@ class _Clock:
 
 
 @dataclass(frozen=True)
-class _Held:
-    """What holds a run in place. An anchor from a point comes without its diagonals."""
-
-    diagonals: Diagonals
-    anchor: Anchor
-    fisher: FisherFacts | None
-
-
-@dataclass(frozen=True)
 class _Findings:
-    """What a run found out, for the report."""
+    """What a run found out, for the report. `distance` from theta0, and as a share of its norm."""
 
-    anchor: Anchor
+    planned: Plan
+    distance: tuple[float, float]
     fisher: FisherFacts | None
     found: Found
     reading: Reading
@@ -125,9 +120,10 @@ def sanitize(
     raise to cancel. `base_dir` is the clean checkpoint of METHODS_WITH_BASE, `control_dir` one that never had the
     trojan, for the relearning check. With `held_out` these rows alone make the scorecard. `points` keeps the state of
     the run and goes on from one; it changes the seconds of the report, its peak memory, and nothing else. Raises
-    ModelRefused, BadSamples, TooFewSamples, BadRecipe, Diverged, and BadPoint before anything is trained.
+    ModelRefused, BadSamples, TooFewSamples, BadRecipe, TooLarge, Diverged, and BadPoint before anything is trained.
     """
     _check_folders(recipe, base_dir, control_dir)
+    devices.frugal_heap()
     place, clock = devices.pick(device), _Clock(on_phase)
     with devices.deterministic(seed, place):
         with clock.phase("loading"):
@@ -138,17 +134,23 @@ def sanitize(
                 bench = _on_base(bench, parts, recipe, base_dir, place)
             mixed_in = _mixed_in(bench, recipe, base_dir, place)
             control = _control(bench, parts, recipe, control_dir, place) if control_dir is not None else None
+            whole = _reduced(bench, recipe)
+            planned = _planned(bench, whole, recipe)
         points = points or Points()
         points.open(_run_named(bench, parts, recipe, seed), lya.trainable(bench.checkpoint.model))
         generator = torch.Generator().manual_seed(seed)
         with clock.phase("fisher"):
-            held = _hold(bench, recipe, points, generator)
-        with clock.phase("ascent"), points.frame(FRAME, lambda: _frame(held)):
+            held = holding.hold(bench, whole, recipe, points, generator)
+        with clock.phase("ascent"), holding.framed(held, points), memory.recomputed(bench.checkpoint.model, recipe):
             found = _treat(bench, held, recipe, points, mixed_in=mixed_in, generator=generator, on_step=on_step)
         with clock.phase("evaluating"):
             reading = scorecard.read(bench.checkpoint.model, bench.report.page, recipe.batch_eval)
         relearned = _relearn(bench, control, recipe, seed, clock)
-        findings = _Findings(held.anchor, held.fisher, found, reading, *relearned)
+        distance, _ = lya.displacement(lya.trainable(bench.checkpoint.model), held.anchor)
+        vocabulary.restore(bench.checkpoint.model, whole)
+        findings = _Findings(
+            planned, (distance, distance / held.anchor.size), held.fisher, found, reading, *relearned
+        )
         report = _report(bench, parts, findings, policy=policy, seed=seed, seconds=clock.seconds)
     return Outcome(bench.checkpoint.model, bench.checkpoint.tokenizer, report)
 
@@ -198,6 +200,23 @@ def _on_base(bench: Bench, parts: Parts, recipe: Recipe, base_dir: str | Path, p
     )
 
 
+def _reduced(bench: Bench, recipe: Recipe) -> Whole:
+    """Only the words that occur take part, where the method treats no others."""
+    if recipe.method in ALL_WORDS:
+        return Whole()
+    return vocabulary.reduce(
+        bench.checkpoint.model, [each for page in bench.pages for each in (page.triggered, page.twins, page.clean)]
+    )
+
+
+def _planned(bench: Bench, whole: Whole, recipe: Recipe) -> Plan:
+    """What the run will take. Raises TooLarge where it cannot fit."""
+    page, model = bench.unlearn.page, bench.checkpoint.model
+    planned = memory.plan(model, (page.triggered, page.twins, page.clean), recipe, whole.left)
+    memory.check(planned, model.device, recipe)
+    return planned
+
+
 def _mixed_in(bench: Bench, recipe: Recipe, base_dir: str | Path | None, place: torch.device) -> BaseWeights | None:
     """The base's weights for the one method that mixes them in, read before anything is trained."""
     if recipe.method != "fine_mixing" or base_dir is None:
@@ -222,54 +241,6 @@ def _control(bench: Bench, parts: Parts, recipe: Recipe, control_dir: str | Path
     return Pupil(found, _reread(found, parts.unlearn, unlearn, recipe), _reread(found, parts.report, report, recipe))
 
 
-def _diagonals(bench: Bench, recipe: Recipe, generator: torch.Generator) -> Diagonals:
-    """Fisher on clean and on triggered rows: only where an anchor has a weight, and both for dampening."""
-    page, model = bench.unlearn.page, bench.checkpoint.model
-
-    def take(tokens: Tokens, labels: Tensor, factor: float) -> Diagonal | None:
-        if factor == 0 and recipe.method != "ssd":
-            return None
-        rows = torch.randperm(len(tokens), generator=generator)[: recipe.fisher_samples].tolist()
-        given = labels[rows].tolist() if recipe.fisher == "empirical" else None
-        return diagonal(model, tokens.pick(rows), given, recipe.batch_eval, generator)
-
-    return (
-        take(page.clean, page.labels, recipe.lambda_clean),
-        take(page.triggered, page.targets, recipe.lambda_trig),
-    )
-
-
-def _anchor(bench: Bench, recipe: Recipe, clean: Diagonal | None, triggered: Diagonal | None) -> Anchor:
-    """theta0 and the pull towards it. The weights are made in the memory of the diagonals."""
-    start = [parameter.detach().clone() for parameter in lya.trainable(bench.checkpoint.model)]
-    weights = lya.anchor_weights(
-        clean.values if clean and recipe.lambda_clean else None,
-        triggered.values if triggered and recipe.lambda_trig else None,
-        recipe.lambda_clean,
-        recipe.lambda_trig,
-    )
-    return Anchor(start, weights)
-
-
-def _hold(bench: Bench, recipe: Recipe, points: Points, generator: torch.Generator) -> _Held:
-    """The Fisher information and the anchor made of it; of a point where there is one."""
-    if old := points.take(FRAME):
-        start = [parameter.detach().clone() for parameter in lya.trainable(bench.checkpoint.model)]
-        fisher = FisherFacts.from_dict(old.facts["fisher"]) if old.facts["fisher"] else None
-        return _Held((None, None), Anchor(start, listed(old.tensors, "weights") or None), fisher)
-    diagonals = _diagonals(bench, recipe, generator)
-    fisher = facts.of_fisher(recipe, *diagonals)
-    return _Held(diagonals, _anchor(bench, recipe, *diagonals), fisher)
-
-
-def _frame(held: _Held) -> Frame:
-    """The weights are those of the attempt that is under way."""
-    return Frame(
-        numbered(held.anchor.weights or [], "weights"),
-        {"fisher": held.fisher.to_dict() if held.fisher is not None else None},
-    )
-
-
 def _run_named(bench: Bench, parts: Parts, recipe: Recipe, seed: int) -> str:
     """What must be the same for a point to be of this run."""
     data = facts.of_data(bench, parts)
@@ -278,7 +249,7 @@ def _run_named(bench: Bench, parts: Parts, recipe: Recipe, seed: int) -> str:
 
 def _treat(
     bench: Bench,
-    held: _Held,
+    held: Held,
     recipe: Recipe,
     points: Points,
     *,
@@ -376,7 +347,7 @@ def _report(
         accuracy_drop=answers.difference(),
         verdict=judge(policy, before, after, answers),
         stop=tuned.stop,
-        cost=facts.of_cost(checkpoint, tuned, findings.anchor, seconds),
+        cost=facts.of_cost(checkpoint, tuned, findings.planned, findings.distance, seconds),
         data=facts.of_data(bench, parts),
         fisher=findings.fisher,
         environment=facts.of_environment(),

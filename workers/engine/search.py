@@ -28,9 +28,10 @@ from app.domain.errors import BadRecipe
 from app.domain.methods import METHOD_SEARCH
 from app.domain.recipe import Recipe
 from app.domain.report import Attempt, Search
-from workers.engine import guards, lya, points, stopping, tuning
+from workers.engine import lya, points, stopping, tuning
 from workers.engine.lya import Anchor
 from workers.engine.points import Frame
+from workers.engine.snapshot import Snapshot
 from workers.engine.tuning import OnStep, Task, Tuned
 
 FRAME = "search"
@@ -70,7 +71,7 @@ class _Gone:
     draws: Tensor
     tries: list[Try] = field(default_factory=list)
     best: int = 0
-    state: list[Tensor] = field(default_factory=list)
+    state: Snapshot | None = None
 
 
 def as_given(tuned: Tuned, recipe: Recipe) -> Found:
@@ -83,7 +84,7 @@ def as_given(tuned: Tuned, recipe: Recipe) -> Found:
 
 def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) -> Found:
     """Try recipes from `asked` on, and load the best state into `task.model`. The anchor's weights are scaled in
-    place; from the second attempt on, the best state so far is one more copy of the model in the CPU's memory.
+    place.
     """
     parameters = lya.trainable(task.model)
     old = task.points.take(FRAME)
@@ -93,13 +94,14 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
         while due is not None:
             if gone.tries and old is None:  # a point holds the anchor as its attempt had it
                 _rescale(task.anchor, gone.tries[-1].recipe, due)
-                guards.restore(parameters, task.anchor.start)
+                task.anchor.restore(parameters)
             old = None
             gone.tries.append(_try(task, due, gone, generator, on_step))
-            if not gone.state or _ranks(gone.tries[-1], asked) < _ranks(gone.tries[gone.best], asked):
-                gone.best, gone.state = len(gone.tries) - 1, guards.snapshot(parameters)
+            if gone.state is None or _ranks(gone.tries[-1], asked) < _ranks(gone.tries[gone.best], asked):
+                gone.best, gone.state = len(gone.tries) - 1, Snapshot(parameters)
             due, why = follow(asked, gone.tries)
-    guards.restore(parameters, gone.state)
+    assert gone.state is not None, "a first attempt is always due"
+    gone.state.restore(parameters)
     tries, best = gone.tries, gone.best
     record = Search(asked.fingerprint(), _words(asked, tries, best, why), tuple(map(_attempt, tries)), best)
     return Found(_together(tries, best), tries[best].recipe, record)
@@ -122,7 +124,8 @@ def _frame(gone: _Gone) -> Frame:
     tries = [
         {"recipe": each.recipe.to_dict(), "tuned": asdict(each.tuned), "seconds": each.seconds} for each in gone.tries
     ]
-    tensors = points.numbered(gone.state, "state") | {"draws": gone.draws}
+    state = gone.state.mapped() if gone.state is not None else []
+    tensors = points.numbered(state, "state") | {"draws": gone.draws}
     return Frame(tensors, {"tries": tries, "best": gone.best})
 
 
@@ -130,7 +133,8 @@ def _gone_on(old: Frame) -> _Gone:
     tries = [
         Try(Recipe.from_dict(each["recipe"]), Tuned.of(each["tuned"]), each["seconds"]) for each in old.facts["tries"]
     ]
-    return _Gone(old.tensors["draws"], tries, old.facts["best"], points.listed(old.tensors, "state"))
+    state = points.listed(old.tensors, "state")
+    return _Gone(old.tensors["draws"], tries, old.facts["best"], Snapshot(state) if state else None)
 
 
 def follow(asked: Recipe, tries: Sequence[Try]) -> tuple[Recipe | None, str]:

@@ -18,11 +18,13 @@ from torch import Tensor
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
 from workers.engine import guards, lya, points, rehearsal, scorecard, stopping
+from workers.engine import optimizer as optimizers
 from workers.engine.batches import endless
 from workers.engine.loading import Model
 from workers.engine.lya import Anchor, Lessons
 from workers.engine.points import Frame, Points
 from workers.engine.scorecard import Reading, Sheet
+from workers.engine.snapshot import Snapshot
 from workers.engine.stopping import Look
 
 SETTLED = 0.02  # a learning rate that fell to this share of its peak moves nothing any more
@@ -67,12 +69,12 @@ class Tuned:
 
 @dataclass
 class _Best:
-    """The best state so far: its rank, its step, the look at it and its parameters in the CPU's memory."""
+    """The best state so far: its rank, its step, the look at it and its parameters."""
 
     rank: tuple[float, float]
     step: int
     seen: Look
-    state: list[Tensor]
+    state: Snapshot
 
 
 @dataclass
@@ -114,15 +116,17 @@ def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep)
         next(batches)
     with task.points.frame(FRAME, lambda: _frame(course, draws)):
         stop, steps = _steps(task, recipe, course, batches, on_step)
-    guards.restore(parameters, course.best.state)
+    course.best.state.restore(parameters)
     task.model.zero_grad(set_to_none=True)
     return Tuned(stop, steps, course.tokens, course.rollbacks, course.best.seen, course.last)
 
 
 def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep) -> _Course:
+    uploaded = Snapshot(parameters)
     opening = _look(task, recipe)
-    best = _Best(stopping.rank(opening, recipe), 0, opening, guards.snapshot(parameters))
-    optimizer = _optimizer(parameters, recipe.lr, recipe)
+    uploaded.restore(parameters)  # a look leaves them rounded
+    best = _Best(stopping.rank(opening, recipe), 0, opening, uploaded)
+    optimizer = optimizers.make(parameters, recipe.lr, recipe)
     course = _Course(parameters, best, opening, opening, recipe.lr, optimizer)
     on_step(_metric(0, None, opening, {"seconds": 0.0}))
     return course
@@ -130,7 +134,7 @@ def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep
 
 def _frame(course: _Course, draws: Tensor) -> Frame:
     """All that changes as a run goes. The batches are drawn again from the state `draws` of their generator."""
-    tensors = points.numbered(course.parameters, "theta") | points.numbered(course.best.state, "best")
+    tensors = points.numbered(course.parameters, "theta") | points.numbered(course.best.state.mapped(), "best")
     for place, parameter in enumerate(course.parameters):
         tensors |= {f"adam.{key}.{place}": each for key, each in course.optimizer.state.get(parameter, {}).items()}
     best = {"rank": course.best.rank, "step": course.best.step, "seen": asdict(course.best.seen)}
@@ -143,8 +147,10 @@ def _gone_on(old: Frame, parameters: list[Tensor], recipe: Recipe) -> _Course:
     """The course of `_frame`, with its weights in the model."""
     facts, best = old.facts, old.facts["best"]
     guards.restore(parameters, points.listed(old.tensors, "theta"))
-    kept = _Best(tuple(best["rank"]), best["step"], Look.of(best["seen"]), points.listed(old.tensors, "best"))
-    optimizer = _optimizer(parameters, facts["learning_rate"], recipe)
+    kept = _Best(
+        tuple(best["rank"]), best["step"], Look.of(best["seen"]), Snapshot(points.listed(old.tensors, "best"))
+    )
+    optimizer = optimizers.make(parameters, facts["learning_rate"], recipe)
     for name, tensor in old.tensors.items():
         if name.startswith("adam."):
             _, key, place = name.split(".")
@@ -207,10 +213,11 @@ def _one_step(
 ) -> dict[str, float] | None:
     """One optimizer step and its figures; None if a guard forbids it or its outcome."""
     parameters = course.parameters
-    task.model.zero_grad(set_to_none=True)
+    task.model.zero_grad(set_to_none=True)  # a step that was refused leaves its own
     lessons = lya.pushed(task.lessons, course.push)
-    terms = lya.backward(task.model, lessons, *rows, recipe)
+    # Rehearsed first: it takes a gradient of its own, and the step's need not be held beside it.
     rehearsed = rehearsal.add_gradients(task.model, lessons, *rows, recipe)
+    terms = lya.backward(task.model, lessons, *rows, recipe)
     if rehearsed is not None:
         terms["rehearse"] = rehearsed
     loss = lya.total(terms, recipe)
@@ -219,6 +226,7 @@ def _one_step(
     lya.add_pull(parameters, task.anchor)
     _set_rate(course, recipe)
     course.optimizer.step()
+    task.model.zero_grad(set_to_none=True)  # not held until the next step: a look takes a gradient of its own
     course.tokens += _count_tokens(task.lessons, rows)
     distance, ewc = lya.displacement(parameters, task.anchor)
     drift = distance / task.anchor.size
@@ -244,9 +252,9 @@ def _roll_back(recipe: Recipe, course: _Course) -> bool:
     course.rollbacks += 1
     if course.rollbacks > recipe.rollbacks:
         return False
-    guards.restore(course.parameters, course.best.state)
+    course.best.state.restore(course.parameters)
     course.learning_rate /= 2
-    course.optimizer = _optimizer(course.parameters, course.learning_rate, recipe)
+    course.optimizer = optimizers.make(course.parameters, course.learning_rate, recipe)
     course.since = course.stale = 0
     return True
 
@@ -263,7 +271,7 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     course.stale = course.stale + 1 if met and not calmer else 0
     course.last = seen
     if rank < course.best.rank:
-        course.best = _Best(rank, step, seen, guards.snapshot(course.parameters))
+        course.best = _Best(rank, step, seen, Snapshot(course.parameters))
     arrived = met or stopping.way(seen, course.opening) >= stopping.LAST_STRETCH
     awake = stopping.woken_way(seen, course.opening) < stopping.LAST_STRETCH
     # A trojan that only sleeps may take a higher rate, but not the climb that a small model needs to move at all.
@@ -298,11 +306,6 @@ def next_rate(
     return max(rate, min(rate * recipe.lr_growth, recipe.lr * most)) if lagging else rate
 
 
-def _optimizer(parameters: list[Tensor], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
-    betas = (0.9, recipe.beta2)
-    return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=recipe.weight_decay, fused=True)
-
-
 def _batches(lessons: Lessons, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[list[int], list[int]]]:
     """Rows of one step: triggered and clean. A term that is switched off takes none."""
     nothing: list[int] = []
@@ -320,8 +323,9 @@ def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
 
 
 def _look(task: Task, recipe: Recipe) -> Look:
-    reading = scorecard.read(task.model, task.tune, recipe.batch_eval)
+    # Woken first: the weights come back from it rounded, and those that are read are those that may be kept.
     woken = rehearsal.woken_logits(task.model, task.lessons, task.tune.triggered, recipe)
+    reading = scorecard.read(task.model, task.tune, recipe.batch_eval)
     return stopping.look(task.tune, reading, task.uploaded, woken)
 
 

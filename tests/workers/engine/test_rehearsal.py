@@ -60,8 +60,8 @@ def woken_by_hand(model: Model, lessons: Lessons, triggered: list[int], clean: l
     return moved
 
 
-def bits(model: Model) -> list[bytes]:
-    return [value.numpy().tobytes() for value in model.state_dict().values()]
+def weights(model: Model) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
 
 
 def test_the_gradient_is_that_of_the_floor_where_relearning_leads(trojan_dir: Path) -> None:
@@ -102,27 +102,31 @@ def test_the_weights_leave_as_they_came_also_when_it_breaks_off(
     trojan_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, lessons = taught(trojan_dir)
-    before = bits(model)
+    before = weights(model)
+
+    def as_they_came() -> bool:
+        return torch.allclose(weights(model), before, rtol=0.0, atol=1e-6)
+
     assert rehearsal.add_gradients(model, lessons, ROWS, CLEAN, RECIPE) is not None
-    assert bits(model) == before
+    assert as_they_came()
     model.zero_grad(set_to_none=True)
     assert rehearsal.woken_logits(model, lessons, lessons.triggered, RECIPE) is not None
-    assert bits(model) == before
+    assert as_they_came()
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(IndexError):
         rehearsal.woken_logits(model, lessons, Tokens(((10_000,),), 0), RECIPE)
-    assert bits(model) == before
+    assert as_they_came()
     seen: list[bool] = []
 
     def broken(*_: object) -> torch.Tensor:
-        seen.append(bits(model) != before)
+        seen.append(as_they_came())
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(lya, "off_target", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         rehearsal.add_gradients(model, lessons, ROWS, CLEAN, RECIPE)
-    assert seen == [True]
-    assert bits(model) == before
+    assert seen == [False]
+    assert as_they_came()
 
 
 def test_where_there_is_nothing_to_rehearse_nothing_is_done(trojan_dir: Path) -> None:

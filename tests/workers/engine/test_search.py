@@ -59,11 +59,11 @@ def test_where_the_anchor_is_too_strong_a_looser_one_is_found(
 ) -> None:
     taken: list[int] = []
 
-    def count(*given: Any) -> fishers.Diagonal:
+    def count(*given: Any, **named: Any) -> fishers.Diagonal:
         taken.append(1)
-        return fishers.diagonal(*given)
+        return fishers.diagonal(*given, **named)
 
-    monkeypatch.setattr(sys.modules["workers.engine.sanitize"], "diagonal", count)
+    monkeypatch.setattr(sys.modules["workers.engine.holding"], "diagonal", count)
     heard: list[StepMetric] = []
     outcome = treat(trojan_dir, Recipe.of("lya", TOO_STRONG), on_step=heard.append)
     found, report = record_of(outcome), outcome.report

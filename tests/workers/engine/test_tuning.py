@@ -160,8 +160,8 @@ def test_what_drifts_too_far_is_rolled_back_at_half_the_rate(trojan_dir: Path) -
     tuned, task, heard = go(trojan_dir, lr=0.5, warmup=0, max_drift=0.05, rollbacks=2, lr_growth=1, steps=50)
     assert tuned.stop.code == "diverged"
     assert [m.values["lr"] for m in heard if "rolled_back" in m.values] == [0.25, 0.125]
-    moved = guards.distance(lya.trainable(task.model), task.anchor.start) / guards.norm(task.anchor.start)
-    assert moved <= 0.05
+    moved, _ = lya.displacement(lya.trainable(task.model), task.anchor)
+    assert moved / task.anchor.size <= 0.05
 
 
 def test_a_loss_that_is_no_number_is_never_stepped_on(trojan_dir: Path) -> None:
@@ -198,4 +198,4 @@ def test_guards() -> None:
     torch.testing.assert_close(parameter.grad, torch.tensor([0.0, 1.0, 2.0]) / 5.0**0.5)
     parameter.grad[1] = float("inf")
     assert not guards.bounded(1.0, [parameter], 1.0)
-    assert guards.distance([torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 4.0])]) == 5.0
+    assert guards.norm([torch.tensor([3.0, 0.0]), torch.tensor([-4.0])]) == 5.0

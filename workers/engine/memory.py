@@ -1,0 +1,140 @@
+"""How much memory a run will take, told before it begins, and how it takes less.
+
+Bytes for each weight that takes part, 4 of them its own:
+
+    memory     theta0   anchor   gradient   moments   rehearsal
+    full            4        2          4         8           1
+    lean            -        2          4         4           1
+
+The best state so far, and with `lean` theta0 too, lie in files. `lean` also works the activations of a layer out
+again on the way back instead of keeping them (T. Chen et al., 2016, arXiv 1604.06174). What the activations of a row
+take is measured on the longest one, so it holds for any architecture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from app.domain.errors import TooLarge
+from app.domain.recipe import Recipe
+from workers.engine import device as devices
+from workers.engine import lya
+from workers.engine.batches import Tokens, forward
+from workers.engine.device import arithmetic, autocast
+from workers.engine.loading import Model
+
+LEAN_FISHER_ROWS = 8  # rows of one pass for the Fisher information, which keeps all activations
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes at most: the weights of the model, what is held for each that takes part, and activations."""
+
+    weights: int
+    held: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.held + self.activations
+
+
+def lean(recipe: Recipe) -> bool:
+    """Whether memory is saved at the cost of time."""
+    return recipe.memory == "lean"
+
+
+def fisher_rows(recipe: Recipe) -> int:
+    """Rows of one pass for the Fisher information."""
+    return min(recipe.batch_eval, LEAN_FISHER_ROWS) if lean(recipe) else recipe.batch_eval
+
+
+def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0) -> Plan:
+    """What the run of `recipe` on `model` takes. `read`: the rows that it learns from; `left`: weights that were put
+    aside.
+    """
+    numbers = sum(parameter.numel() for parameter in lya.trainable(model))
+    weights = 4 * left + sum(each.numel() * each.element_size() for each in model.parameters())
+    diagonals = (recipe.lambda_clean > 0) + (recipe.lambda_trig != 0)
+    longest = max((Tokens((ids,), 0) for tokens in read for ids in tokens.ids), key=lambda one: len(one.ids[0]))
+    whole, kept = _activations(model, longest, recipe)
+    each = (0 if lean(recipe) else 4) + 2 * (diagonals > 0) + 4 + (4 if lean(recipe) else 8) + (recipe.rehearse > 0)
+    climbing = Plan(weights, numbers * each, kept * max(recipe.batch_triggered, recipe.batch_clean))
+    fisher = Plan(weights, numbers * 4 * diagonals, whole * min(fisher_rows(recipe), recipe.fisher_samples))
+    return max(climbing, fisher if diagonals else climbing, key=lambda plan: plan.total)
+
+
+def _activations(model: Model, longest: Tokens, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of one row that a backward pass keeps: without and with what `recipe` saves of them."""
+    whole = _saved(model, longest, recipe)
+    if not lean(recipe):
+        return whole, whole
+    with recomputed(model, recipe):
+        edges = _saved(model, longest, recipe)
+    layers = max(1, int(getattr(model.config.get_text_config(), "num_hidden_layers", 1)))
+    return whole, min(whole, edges + whole // layers)
+
+
+def _saved(model: Model, row: Tokens, recipe: Recipe) -> int:
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        autocast(model.device, arithmetic(recipe.precision, model.device)),
+    ):
+        forward(model, row, [0])
+    return sum(sizes.values())
+
+
+@contextlib.contextmanager
+def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
+    """As long as the context lasts, activations are worked out again instead of kept, if the recipe is lean. The
+    model stays in evaluation mode: its layers alone are told that they train, not what is in them.
+    """
+    modules = model.modules() if lean(recipe) else ()
+    layers = [each for each in modules if isinstance(each, GradientCheckpointingLayer)]
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    config = model.config.get_text_config()
+    cache = getattr(config, "use_cache", None)
+    try:
+        for layer in layers:
+            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, again, True
+        if layers and cache:
+            config.use_cache = False  # a layer that is run twice would add to it twice
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False
+        if layers and cache:
+            config.use_cache = cache
+
+
+def check(planned: Plan, device: torch.device, recipe: Recipe) -> None:
+    """Raises TooLarge, with the numbers, where the device cannot hold the run."""
+    room = devices.room(device, planned.weights)
+    if room is None or planned.total <= room:
+        return
+    advice = "smaller batches or a smaller max_length" if lean(recipe) else "memory lean, or smaller batches"
+    raise TooLarge(
+        f"The run would take {planned.total / GB:.1f} GB ({planned.weights / GB:.1f} for the weights, "
+        f"{planned.held / GB:.1f} for what training holds beside them, {planned.activations / GB:.1f} for "
+        f"activations), and {device} has {room / GB:.1f}: choose {advice}, or a worker with more memory.",
+        needed=planned.total,
+        limit=room,
+    )
