@@ -42,6 +42,7 @@ _SPEAKABLE: tuple[type[LetheError], ...] = (
     errors.TooFewSamples,
     errors.BadRecipe,
     errors.BadPolicy,
+    errors.TooLarge,
     errors.Diverged,
     errors.StorageFull,
 )

@@ -31,7 +31,7 @@ SETTLED = 0.02  # a learning rate that fell to this share of its peak moves noth
 PUSH = 0.5  # nats of log-odds that the aim moves beyond the floor at a look that finds the run stuck above it
 MOST_PUSH = 4.0
 MOST_AWAKE = 4.0  # beyond this multiple it does not rise for a trojan that only sleeps
-MOST_GROWTH = 50.0  # the learning rate never rises beyond this multiple of the one asked for
+MOST_GROWTH = 15.0  # the learning rate never rises beyond this multiple of the one asked for
 FRAME = "tuning"
 OnStep = Callable[[StepMetric], None]
 
@@ -287,6 +287,7 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
         near=course.near,
         good=stuck or (calmer and not met),
         lagging=late or asleep,
+        losing=stopping.loses(seen, recipe),
         most=MOST_GROWTH if late else MOST_AWAKE,
     )
     course.peak = max(course.peak, course.learning_rate)
@@ -294,13 +295,23 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
 
 
 def next_rate(
-    rate: float, recipe: Recipe, *, near: bool, good: bool, lagging: bool, most: float = MOST_GROWTH
+    rate: float,
+    recipe: Recipe,
+    *,
+    near: bool,
+    good: bool,
+    lagging: bool,
+    losing: bool = False,
+    most: float = MOST_GROWTH,
 ) -> float:
     """The learning rate after a look. It rises only on the way to the floor, and within `most` of the one asked for.
 
     `near`: the run has been close to the floor. If it swings away again it has overshot: from then on the rate only
-    falls, at each look that is not `good` (still getting better, and not there yet).
+    falls, at each look that is not `good` (still getting better, and not there yet). `losing`: accuracy is below its
+    budget; before the floor that is a rate that was too high.
     """
+    if losing and not near:
+        return rate / recipe.lr_growth
     if near:
         return rate if good else rate * recipe.lr_decay
     return max(rate, min(rate * recipe.lr_growth, recipe.lr * most)) if lagging else rate

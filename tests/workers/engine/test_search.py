@@ -183,7 +183,7 @@ def test_it_ends_when_there_is_nothing_left_to_try() -> None:
         tries.append(ended(due, *way))
     assert [each.recipe.lambda_clean for each in tries] == [20.0, 5.0, 10.0]
     assert search.follow(ASKED, tries) == (None, "the next attempt would be one of these again")
-    late = [ended(first, *ABOVE, steps=700)]
+    late = [ended(first, *ABOVE, steps=740)]
     assert search.follow(ASKED, late) == (None, "too few of 750 steps were left for another attempt")
     wide = replace(ASKED, lambda_clean=5e5)
     assert search.follow(wide, [ended(wide, *LOST)]) == (None, "the next attempt would leave the range of a knob")

@@ -66,6 +66,8 @@ def test_the_rate_rises_only_on_the_way_to_the_floor() -> None:
     assert tuning.next_rate(1e-4, RECIPE, near=False, good=True, lagging=False) == 1e-4
     assert tuning.next_rate(1e-4, RECIPE, near=True, good=False, lagging=True) == 1e-4 * RECIPE.lr_decay
     assert tuning.next_rate(1e-4, RECIPE, near=True, good=True, lagging=True) == 1e-4
+    fallen = tuning.next_rate(1e-4, RECIPE, near=False, good=True, lagging=True, losing=True)
+    assert fallen == 1e-4 / RECIPE.lr_growth, "a rate that costs accuracy was too high"
     ceiling = RECIPE.lr * tuning.MOST_GROWTH
     assert tuning.next_rate(ceiling, RECIPE, near=False, good=True, lagging=True) == ceiling
 
@@ -127,7 +129,7 @@ def figures_now(task: Task) -> Look:
 
 
 def test_it_stops_at_the_floor_and_ends_in_the_best_state(trojan_dir: Path) -> None:
-    tuned, task, heard = go(trojan_dir)
+    tuned, task, heard = go(trojan_dir, lr=3e-5, pace=60, warmup=8)
     assert heard[0].values["asr"] == 1.0
     assert tuned.stop.code == "floor-reached"
     assert tuned.steps < Recipe.of("lya").steps
