@@ -68,8 +68,11 @@ def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0) ->
     longest = max((Tokens((ids,), 0) for tokens in read for ids in tokens.ids), key=lambda one: len(one.ids[0]))
     whole, kept = _activations(model, longest, recipe)
     each = (0 if lean(recipe) else 4) + 2 * (diagonals > 0) + 4 + (4 if lean(recipe) else 8) + (recipe.rehearse > 0)
-    climbing = Plan(weights, numbers * each, kept * max(recipe.batch_triggered, recipe.batch_clean))
-    fisher = Plan(weights, numbers * 4 * diagonals, whole * min(fisher_rows(recipe), recipe.fisher_samples))
+    most = max(len(tokens) for tokens in read)
+    rows = min(max(recipe.batch_triggered, recipe.batch_clean), most)
+    climbing = Plan(weights, numbers * each, kept * rows)
+    rows = min(fisher_rows(recipe), recipe.fisher_samples, most)
+    fisher = Plan(weights, numbers * 4 * diagonals, whole * rows)
     return max(climbing, fisher if diagonals else climbing, key=lambda plan: plan.total)
 
 

@@ -12,6 +12,7 @@ from app.domain.errors import TooLarge
 from app.domain.recipe import Policy, Recipe
 from tests.tiny_model import MODEL_TYPES, make_tiny_checkpoint
 from tests.workers.engine.conftest import clean_rows, triggered_rows
+from workers import channel
 from workers.engine import Outcome, device, loading, lya, memory, optimizer, sanitize
 from workers.engine.batches import Tokens, forward, tokenize
 
@@ -41,17 +42,18 @@ def test_what_is_planned_is_counted_weight_by_weight(tmp_path: Path) -> None:
     assert (lean.weights, lean.held) == (4 * numbers, 11 * numbers)
     assert memory.plan(model, [tokens], LEAN, left=100).weights == 4 * numbers + 400
     assert lean.total == lean.weights + lean.held + lean.activations
-    fisher = memory.plan(model, [tokens], Recipe.of("lya_paper", {"fisher_samples": 10_000, "batch_eval": 4096}))
+    fisher = memory.plan(model, [tokens.pick([0] * 500)], Recipe.of("lya_paper", {"batch_eval": 4096}))
     assert fisher.held == 8 * numbers, "with many rows at a time it is the Fisher information that takes most"
 
 
 def test_activations_grow_with_the_batch_and_the_longest_row(tmp_path: Path) -> None:
     model, tokens = opened(tmp_path)
+    many = tokens.pick([0, 1] * 8)
     recipe = Recipe.of("fine_tune", {"batch_triggered": 1, "batch_clean": 8})
-    eight = memory.plan(model, [tokens], recipe).activations
-    assert memory.plan(model, [tokens], Recipe.of("fine_tune", {"batch_clean": 16})).activations == 2 * eight
-    half = tokens.pick([1])
-    assert memory.plan(model, [half], recipe).activations < eight / 3
+    eight = memory.plan(model, [many], recipe).activations
+    assert memory.plan(model, [many], Recipe.of("fine_tune", {"batch_clean": 16})).activations == 2 * eight
+    assert memory.plan(model, [many], Recipe.of("fine_tune", {"batch_clean": 4096})).activations == 2 * eight
+    assert memory.plan(model, [tokens.pick([1] * 8)], recipe).activations < eight / 3
     hidden, ids = model.config.hidden_size, len(tokens.ids[0])
     assert eight > 8 * 4 * hidden * ids * model.config.num_hidden_layers * 5, "five states of each layer, at least"
 
@@ -113,6 +115,7 @@ def test_a_run_that_cannot_fit_is_refused_with_the_number(trojan_dir: Path, monk
         run(trojan_dir)
     assert refused.value.details["limit"] == 100_000
     assert refused.value.details["needed"] > 100_000
+    assert channel.ERRORS[refused.value.code] is TooLarge, "the sandboxed child may say so"
     with pytest.raises(TooLarge, match="smaller max_length"):
         run(trojan_dir, memory="lean")
 
