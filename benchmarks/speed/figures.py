@@ -13,19 +13,24 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """`found` None: it was not measured, and `words` say why. `goal` None: for comparison alone."""
+    """`found` None: it was not measured, and `words` say why. `goal` None: for comparison alone. `otherwise`: another
+    figure and the most that it may be, which meets the goal as well.
+    """
 
     name: str
     found: float | None
     goal: float | None = None
     sense: str = "at most"
     words: str = ""
+    otherwise: tuple[float, float] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:
         if self.goal is None or self.found is None:
             return None
+        if self.otherwise is not None and self.otherwise[0] <= self.otherwise[1]:
+            return True
         return self.found <= self.goal if self.sense == "at most" else self.found >= self.goal
 
     def to_dict(self) -> dict[str, Any]:

@@ -32,14 +32,16 @@ def figures(made: Made) -> list[Figure]:
             assert job.status == "succeeded", job.failure
     more = statistics.median(one - other for one, other in zip(service, engine, strict=True))
     share = statistics.median(one / other for one, other in zip(service, engine, strict=True))
-    met = share <= GOAL_SHARE or more <= GOAL_SECONDS
     return [
         Figure(
-            "whole job / engine alone", share, max(GOAL_SHARE, share) if met else GOAL_SHARE,
+            "whole job / engine alone",
+            share,
+            GOAL_SHARE,
             words=f"{more:+.2f} s, of {GOAL_SECONDS:.0f} s or {GOAL_SHARE} times",
+            otherwise=(more, GOAL_SECONDS),
             details={"engine_seconds": engine, "service_seconds": service},
         )
-    ]  # fmt: skip
+    ]
 
 
 def bring(lethe: LetheClient, made: Made) -> tuple[str, str, str]:

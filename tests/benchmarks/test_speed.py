@@ -45,6 +45,8 @@ def test_a_figure_knows_its_goal() -> None:
     assert Figure("x", 3.0, 3.0, "at least").met
     assert Figure("x", None, 1.0).met is None
     assert Figure("x", 1.0).met is None
+    assert Figure("x", 1.6, 1.5, otherwise=(1.9, 2.0)).met
+    assert not Figure("x", 1.6, 1.5, otherwise=(2.1, 2.0)).met
 
 
 def test_by_turns_each_is_run_as_often() -> None:
