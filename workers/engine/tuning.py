@@ -287,7 +287,6 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
         near=course.near,
         good=stuck or (calmer and not met),
         lagging=late or asleep,
-        losing=stopping.loses(seen, recipe),
         most=MOST_GROWTH if late else MOST_AWAKE,
     )
     course.peak = max(course.peak, course.learning_rate)
@@ -301,17 +300,13 @@ def next_rate(
     near: bool,
     good: bool,
     lagging: bool,
-    losing: bool = False,
     most: float = MOST_GROWTH,
 ) -> float:
     """The learning rate after a look. It rises only on the way to the floor, and within `most` of the one asked for.
 
     `near`: the run has been close to the floor. If it swings away again it has overshot: from then on the rate only
-    falls, at each look that is not `good` (still getting better, and not there yet). `losing`: accuracy is below its
-    budget; before the floor that is a rate that was too high.
+    falls, at each look that is not `good` (still getting better, and not there yet).
     """
-    if losing and not near:
-        return rate / recipe.lr_growth
     if near:
         return rate if good else rate * recipe.lr_decay
     return max(rate, min(rate * recipe.lr_growth, recipe.lr * most)) if lagging else rate
