@@ -55,9 +55,8 @@ def diagonal(
     """The Fisher diagonal over the rows of `tokens`: empirical with `labels` given, true with None.
 
     `model` must be in evaluation mode. True labels are drawn from the model's own prediction with `generator`; with
-    two
-    classes both labels are weighed by their probability instead, which costs no more and has no noise. `left`: the
-    number of weights that no row uses and that are not in the model now; their 0 counts in the mean.
+    two classes both labels are weighed by their probability instead, which costs no more and has no noise. `left`:
+    the number of weights that no row uses and that are not in the model now; their 0 counts in the mean.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     parameters = [parameter for _, parameter in named]
@@ -202,8 +201,10 @@ def _probe(model: Model, tokens: Tokens, parameters: list[Tensor]) -> set[int]:
     for row in range(len(few)):
         logits = forward(model, few, [row])
         _add_squared_gradients(logits, direction[:1].to(logits), parameters, fast, sign=-1.0)
-    # A gradient that is zero by construction (the key bias of attention) is rounding noise on either path.
-    noise = NOISE * max(largest)
+    # A gradient that is zero by construction (the key bias of attention) is rounding noise on either path. Its
+    # measure is the largest entry of those that agree: what is wrong may be of any size.
+    agreeing = [largest[place] for place, left in enumerate(fast) if _nothing(left, largest[place], 0.0)]
+    noise = NOISE * max(agreeing, default=0.0)
     return {place for place, left in enumerate(fast) if not _nothing(left, largest[place], noise)}
 
 
@@ -233,4 +234,4 @@ def _nothing(left: Tensor, largest: float, noise: float) -> bool:
     Nothing at all on the fast path is no rounding: the hooks do not see this parameter, however small it is here.
     """
     allowed = 1e-3 * largest + noise if largest else 0.0
-    return float(left.abs().max()) <= allowed  # NaN fails this
+    return bool(torch.isfinite(left).all()) and float(left.abs().max()) <= allowed

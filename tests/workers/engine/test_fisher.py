@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,28 @@ def test_what_the_hooks_do_not_see_is_slow_however_small(tmp_path: Path) -> None
     tokens = tokenize(checkpoint, TEXTS, 64)
     found = diagonal(checkpoint.model, tokens, None, 4, torch.Generator().manual_seed(0))
     assert found.slow == ("bert.embeddings.dropout.factor",)
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), 1e30])
+def test_a_fast_path_that_is_wrong_by_any_measure_is_slow_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    checkpoint = checkpoint_of(tmp_path, "bert")
+    tokens = tokenize(checkpoint, TEXTS, 64)
+    names = [name for name, _ in checkpoint.model.named_parameters()]
+    right = fisher._probe_fast
+
+    def partly_wrong(*given: Any) -> list[torch.Tensor] | None:
+        found = right(*given)
+        assert found is not None
+        found[3].fill_(wrong)
+        found[5].mul_(2.0)
+        return found
+
+    monkeypatch.setattr(fisher, "_probe_fast", partly_wrong)
+    found = diagonal(checkpoint.model, tokens, None, 4, torch.Generator().manual_seed(0))
+    assert found.slow == (names[3], names[5])
+    check(found, oracle(checkpoint, tokens, lambda row, p: p))
 
 
 def test_frozen_embeddings_leave_the_rest_on_the_fast_path(tmp_path: Path) -> None:
