@@ -278,6 +278,11 @@ class Recipe:
         """The most optimizer steps that a run takes, all attempts together."""
         return self.search_budget or self.steps
 
+    @property
+    def lean(self) -> bool:
+        """Whether memory is saved at the cost of time."""
+        return self.memory == "lean"
+
     def to_dict(self) -> dict[str, Value]:
         """All values by name, `method` among them."""
         return asdict(self)

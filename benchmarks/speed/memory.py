@@ -50,17 +50,8 @@ def measure(folder: Path, knobs: Mapping[str, Any], device: str) -> dict[str, in
         small.treat("lya", SMALL | {"steps": 1}, device)
         made, parameters = of_size(small, Path(place), WIDE)
         floor = 0 if device == "cuda" else psutil.Process().memory_info().rss
-        outcome = made.treat("lya", knobs, device)
-        peak = outcome.report.cost.peak_memory_bytes if device == "cuda" else _highest()
+        peak = made.treat("lya", knobs, device).report.cost.peak_memory_bytes
     return {"peak_bytes": peak - floor, "parameter_bytes": parameters * 4, "floor_bytes": floor}
-
-
-def _highest() -> int:
-    """Bytes that this program held at most. getrusage would also tell of the process that started it, as Linux hands
-    that figure on through exec.
-    """
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ def frugal_heap() -> None:
         libc.malloc_trim(0)
 
 
-def room(device: torch.device, held: int) -> int | None:
-    """Bytes that a run can come to hold there, the `held` that it has already among them; None if nobody says.
+def room(device: torch.device, held: int) -> int:
+    """Bytes that a run can come to hold there, the `held` that it has already among them.
 
     On a GPU what is free on it. On the CPU the memory of the machine or of the container, and what is left of this
     process's address space: what others use now is not counted, as they may let go of it.

@@ -52,7 +52,7 @@ def _diagonals(bench: Bench, whole: Whole, recipe: Recipe, generator: torch.Gene
 
 def _start(bench: Bench, recipe: Recipe) -> list[Tensor] | Snapshot:
     parameters = lya.trainable(bench.checkpoint.model)
-    return Snapshot(parameters) if memory.lean(recipe) else [parameter.detach().clone() for parameter in parameters]
+    return Snapshot(parameters) if recipe.lean else [parameter.detach().clone() for parameter in parameters]
 
 
 def _weights(recipe: Recipe, clean: Diagonal | None, triggered: Diagonal | None) -> list[Tensor] | None:

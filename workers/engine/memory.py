@@ -48,14 +48,9 @@ class Plan:
         return self.weights + self.held + self.activations
 
 
-def lean(recipe: Recipe) -> bool:
-    """Whether memory is saved at the cost of time."""
-    return recipe.memory == "lean"
-
-
 def fisher_rows(recipe: Recipe) -> int:
     """Rows of one pass for the Fisher information."""
-    return min(recipe.batch_eval, LEAN_FISHER_ROWS) if lean(recipe) else recipe.batch_eval
+    return min(recipe.batch_eval, LEAN_FISHER_ROWS) if recipe.lean else recipe.batch_eval
 
 
 def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0) -> Plan:
@@ -67,7 +62,7 @@ def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0) ->
     diagonals = (recipe.lambda_clean > 0) + (recipe.lambda_trig != 0)
     longest = max((Tokens((ids,), 0) for tokens in read for ids in tokens.ids), key=lambda one: len(one.ids[0]))
     whole, kept = _activations(model, longest, recipe)
-    each = (0 if lean(recipe) else 4) + 2 * (diagonals > 0) + 4 + (4 if lean(recipe) else 8) + (recipe.rehearse > 0)
+    each = (0 if recipe.lean else 4) + 2 * (diagonals > 0) + 4 + (4 if recipe.lean else 8) + (recipe.rehearse > 0)
     most = max(len(tokens) for tokens in read)
     rows = min(max(recipe.batch_triggered, recipe.batch_clean), most)
     climbing = Plan(weights, numbers * each, kept * rows)
@@ -79,7 +74,7 @@ def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0) ->
 def _activations(model: Model, longest: Tokens, recipe: Recipe) -> tuple[int, int]:
     """Bytes of one row that a backward pass keeps: without and with what `recipe` saves of them."""
     whole = _saved(model, longest, recipe)
-    if not lean(recipe):
+    if not recipe.lean:
         return whole, whole
     with recomputed(model, recipe):
         edges = _saved(model, longest, recipe)
@@ -110,7 +105,7 @@ def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
     """As long as the context lasts, activations are worked out again instead of kept, if the recipe is lean. The
     model stays in evaluation mode: its layers alone are told that they train, not what is in them.
     """
-    modules = model.modules() if lean(recipe) else ()
+    modules = model.modules() if recipe.lean else ()
     layers = [each for each in modules if isinstance(each, GradientCheckpointingLayer)]
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     config = model.config.get_text_config()
@@ -131,9 +126,9 @@ def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
 def check(planned: Plan, device: torch.device, recipe: Recipe) -> None:
     """Raises TooLarge, with the numbers, where the device cannot hold the run."""
     room = devices.room(device, planned.weights)
-    if room is None or planned.total <= room:
+    if planned.total <= room:
         return
-    advice = "smaller batches or a smaller max_length" if lean(recipe) else "memory lean, or smaller batches"
+    advice = "smaller batches or a smaller max_length" if recipe.lean else "memory lean, or smaller batches"
     raise TooLarge(
         f"The run would take {planned.total / GB:.1f} GB ({planned.weights / GB:.1f} for the weights, "
         f"{planned.held / GB:.1f} for what training holds beside them, {planned.activations / GB:.1f} for "

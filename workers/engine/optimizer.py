@@ -22,7 +22,7 @@ BETA1 = 0.9
 def make(parameters: list[Tensor], rate: float, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimizer that the recipe asks for, at rest."""
     betas = (BETA1, recipe.beta2)
-    if recipe.memory == "lean":
+    if recipe.lean:
         return LeanAdamW(parameters, lr=rate, betas=betas, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=recipe.weight_decay, fused=True)
 

@@ -294,13 +294,7 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
 
 
 def next_rate(
-    rate: float,
-    recipe: Recipe,
-    *,
-    near: bool,
-    good: bool,
-    lagging: bool,
-    most: float = MOST_GROWTH,
+    rate: float, recipe: Recipe, *, near: bool, good: bool, lagging: bool, most: float = MOST_GROWTH
 ) -> float:
     """The learning rate after a look. It rises only on the way to the floor, and within `most` of the one asked for.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workers.engine.batches import Tokens, forward
+from workers.engine.batches import Tokens, predict
 from workers.engine.loading import Model
 
 PROBE_ROWS = 4
@@ -44,8 +44,9 @@ class FewWords(nn.Module):
 
 @dataclass(frozen=True)
 class Whole:
-    """What was taken out of a model: `left` numbers of weights do not take part in the run, [words, width] and their
-    norm among those of all weights."""
+    """What was taken out of a model, nothing by default: its embedding of all words, the ids in use, and how many of
+    its weights take no part in the run, with their norm.
+    """
 
     embedding: nn.Embedding | None = None
     used: Tensor | None = None
@@ -63,10 +64,13 @@ def reduce(model: Model, read: Iterable[Tokens]) -> Whole:
     if len(used) > WORTH * whole.num_embeddings:
         return Whole()
     some = [tokens.pick(range(min(PROBE_ROWS, len(tokens)))) for tokens in rows]
-    before = [_logits(model, tokens) for tokens in some]
+    before = [predict(model, tokens, PROBE_ROWS) for tokens in some]
     model.set_input_embeddings(FewWords(whole, used))
     try:
-        same = all(torch.equal(_logits(model, tokens), wanted) for tokens, wanted in zip(some, before, strict=True))
+        same = all(
+            torch.equal(predict(model, tokens, PROBE_ROWS), wanted)
+            for tokens, wanted in zip(some, before, strict=True)
+        )
     except (RuntimeError, AttributeError, IndexError):
         same = False  # it reads the embedding in a way of its own
     if not same:
@@ -107,8 +111,3 @@ def _used(model: Model, whole: nn.Embedding, rows: Iterable[Tokens]) -> Tensor:
     if whole.padding_idx is not None:
         ids.add(whole.padding_idx)
     return torch.tensor(sorted(ids), device=whole.weight.device)
-
-
-@torch.no_grad()
-def _logits(model: Model, tokens: Tokens) -> Tensor:
-    return forward(model, tokens, range(len(tokens)))
