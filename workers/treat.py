@@ -5,6 +5,8 @@ Request (paths are folders and files that the worker has verified and copied):
     "device"}
 `out` gets the files of the repaired model and report.json; the result names the verdict and the files. `points` gets
 resume points; those in `found`, the furthest first, are gone on from if they can be.
+
+Importing this imports torch: only the child may pay for that.
 """
 
 from __future__ import annotations
@@ -18,17 +20,16 @@ from app.domain.recipe import Policy, Recipe
 from app.domain.report import StepMetric
 from app.domain.samples import LabelSpace
 from workers.channel import Mouth
+from workers.engine.loading import save
+from workers.engine.points import BadPoint, Points
+from workers.engine.rows import read_clean, read_triggered
+from workers.engine.sanitize import Outcome, sanitize
 
 REPORT = "report.json"
 
 
 def treat(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
     """Raises ModelRefused, BadSamples, TooFewSamples, BadRecipe, BadPolicy, Diverged."""
-    from workers.engine.loading import save  # noqa: PLC0415 - torch, which only this child may pay for
-    from workers.engine.points import BadPoint, Points  # noqa: PLC0415
-    from workers.engine.rows import read_clean, read_triggered  # noqa: PLC0415
-    from workers.engine.sanitize import Outcome, sanitize  # noqa: PLC0415
-
     model, out = Path(request["model"]), Path(request["out"])
     labels = LabelSpace.of(json.loads((model / "config.json").read_bytes())["id2label"])
     triggered, clean = read_triggered(Path(request["triggered"]), labels), read_clean(Path(request["clean"]), labels)

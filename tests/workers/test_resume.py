@@ -80,19 +80,23 @@ def whole(services: Services, make_job: MakeJob) -> dict[str, str]:
     return UNDISTURBED
 
 
-def test_killed_thrice_it_delivers_the_same_bytes_and_every_step_once(
-    services: Services, make_job: MakeJob, whole: dict[str, str]
+def test_killed_thrice_it_delivers_the_same_bytes_each_step_once_and_leaves_no_point(
+    services: Services, make_job: MakeJob, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, last = make_job(LONG), -1
+    monkeypatch.setattr(resume, "YOUNG_SECONDS", 0.0)
+    job, last, others = make_job(LONG), -1, stored(services)
     for _ in range(3):  # more often than the two attempts that it has without getting on
         with cut_after_a_point(services, job.id, last):
             assert job_of(services, job.id).status is JobStatus.QUEUED
+            new = set(stored(services)).difference(others)
+            assert [each for each in new if b"fingerprint" in services.vault.path(each).read_bytes()[:400]]
         last = points_of(services, job.id)[0].step
     run_job(services, job.id)
     assert job_of(services, job.id).status is JobStatus.SUCCEEDED
     assert trained(services, job.id) == whole
     with services.database.connect() as connection:
         steps = [metric.step for metric in event_rows.metrics(connection, job.id)]
+        assert set(stored(services)).difference(others) <= set(references.everything(connection))
     assert steps == list(range(LONG["steps"] + 1))
     assert points_of(services, job.id) == []
 
@@ -159,18 +163,6 @@ def test_only_a_point_further_on_gives_the_attempts_back(services: Services) -> 
         with services.database.begin() as connection:
             point_rows.add(connection, claim, a_point(step))
         assert job_of(services, job.id).attempts == attempts
-
-
-def test_objects_of_points_go_with_the_job(
-    services: Services, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "YOUNG_SECONDS", 0.0)
-    job = make_job(LONG)
-    with cut_after_a_point(services, job.id):
-        assert [each for each in stored(services) if b"fingerprint" in services.vault.path(each).read_bytes()[:400]]
-    run_job(services, job.id)
-    with services.database.connect() as connection:
-        assert set(stored(services)) <= set(references.everything(connection))
 
 
 def stored(services: Services) -> list[str]:
