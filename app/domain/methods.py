@@ -29,7 +29,15 @@ METHOD_FIXED: Mapping[str, Mapping[str, Value]] = {
 }
 # Where else a method's default differs from the table of knobs.
 METHOD_DEFAULTS: Mapping[str, Mapping[str, Value]] = {
-    "lya": {"lr": 1e-4, "pace": 20, "warmup": 4, "eval_every": 4},
+    "lya": {
+        "lr": 1e-4,
+        "pace": 16,
+        "warmup": 4,
+        "lr_decay": 0.8,
+        "eval_every": 4,
+        "patience": 2,
+        "batch_clean": 24,
+    },
     "lya_paper": {
         "ascent": 1.0,
         "lambda_trig": 20.0,

@@ -28,7 +28,7 @@ from workers.engine.batches import Tokens, predict
 from workers.engine.loading import Model
 from workers.engine.lya import Lessons
 
-SHARE = 2  # half of a batch's triggered rows play the attacker's, each with as many clean ones as CLEAN_EACH
+SHARE = 2  # half of a step's triggered texts play the attacker's, each with as many clean ones as CLEAN_EACH
 CLEAN_EACH = 2
 
 
@@ -41,7 +41,7 @@ def add_gradients(
     rows = [row for row in triggered if float(lessons.ceilings[row]) > 0]
     if recipe.rehearse == 0 or not rows:
         return None
-    few = rows[: max(1, len(rows) // SHARE)]
+    few = rows[: max(1, recipe.batch_triggered // SHARE)]
     with _woken(model, lessons, few, list(clean)[: CLEAN_EACH * len(few)], recipe):
         loss = lya.off_target(model, lessons, rows, recipe)
         torch.autograd.backward(recipe.rehearse * loss)

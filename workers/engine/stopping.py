@@ -99,6 +99,14 @@ def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None 
     )
 
 
+def glance(page: Sheet, triggered: Tensor, opening: Look) -> Look:
+    """The opening with the figures of the triggered rows alone, from their logits [n, classes]."""
+    targets = page.targets[page.counted]
+    logits = triggered[page.counted]
+    success = float((logits.argmax(-1) == targets).float().mean())
+    return replace(opening, asr=success, excess=success - opening.floor, odds=_odds(logits, targets))
+
+
 def shifts(page: Sheet, reading: Reading, uploaded: Reading) -> tuple[Shift, ...]:
     """One for each true class that can be compared, and one for all of them together.
 

@@ -19,7 +19,7 @@ from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
 from workers.engine import guards, lya, points, rehearsal, scorecard, stopping
 from workers.engine import optimizer as optimizers
-from workers.engine.batches import endless
+from workers.engine.batches import endless, predict
 from workers.engine.loading import Model
 from workers.engine.lya import Anchor, Lessons
 from workers.engine.points import Frame, Points
@@ -31,6 +31,8 @@ SETTLED = 0.02  # a learning rate that fell to this share of its peak moves noth
 PUSH = 0.5  # nats of log-odds that the aim moves beyond the floor at a look that finds the run stuck above it
 MOST_PUSH = 4.0
 MOST_AWAKE = 4.0  # beyond this multiple it does not rise for a trojan that only sleeps
+CALMER = 0.93  # what the unease falls to where a look has brought something better
+FAR = 0.5  # share of the way to the floor up to which a look reads triggered rows alone
 MOST_GROWTH = 15.0  # the learning rate never rises beyond this multiple of the one asked for
 FRAME = "tuning"
 OnStep = Callable[[StepMetric], None]
@@ -183,7 +185,11 @@ def _steps(
     for step in range(course.step + 1, recipe.steps + 1):
         figures = _one_step(task, recipe, course, next(batches))
         if figures is not None:
-            seen = _look(task, recipe) if step % recipe.eval_every == 0 or step == recipe.steps else None
+            due = step % recipe.eval_every == 0
+            if due and step < recipe.steps and (glance := _glance(task, recipe, course)) is not None:
+                figures["asr"], due = glance.asr, False
+                _hasten(glance, step, recipe, course)
+            seen = _look(task, recipe) if due or step == recipe.steps else None
             on_step(_metric(step, figures.pop("loss"), seen, figures))
             if seen is not None and _enough(seen, step, recipe, course):
                 return _ended(course, step, "the run settled"), step
@@ -266,7 +272,7 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     A run that is stuck above the floor (what it learned of its rows does not reach the tune part's) aims further.
     """
     rank, met = stopping.rank(seen, recipe), stopping.meets(seen, recipe)
-    calmer = seen.unease < 0.97 * course.least_unease
+    calmer = seen.unease < CALMER * course.least_unease
     course.least_unease = min(course.least_unease, seen.unease)
     course.stale = course.stale + 1 if met and not calmer else 0
     course.last = seen
@@ -293,6 +299,13 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     return course.stale >= recipe.patience or course.learning_rate < SETTLED * course.peak
 
 
+def _hasten(glance: Look, step: int, recipe: Recipe, course: _Course) -> None:
+    """The learning rate after a glance."""
+    late = stopping.lags(glance, course.opening, step, recipe)
+    course.learning_rate = next_rate(course.learning_rate, recipe, near=False, good=False, lagging=late)
+    course.peak = max(course.peak, course.learning_rate)
+
+
 def next_rate(
     rate: float, recipe: Recipe, *, near: bool, good: bool, lagging: bool, most: float = MOST_GROWTH
 ) -> float:
@@ -309,10 +322,22 @@ def next_rate(
 def _batches(lessons: Lessons, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[list[int], list[int]]]:
     """Rows of one step: triggered and clean. A term that is switched off takes none."""
     nothing: list[int] = []
-    triggered = endless(lessons.triggered, recipe.batch_triggered, generator) if recipe.ascent > 0 else None
-    clean = endless(lessons.clean, recipe.batch_clean, generator) if recipe.retain + recipe.distill > 0 else None
+    size, others = _sizes(lessons, recipe)
+    triggered = endless(lessons.triggered, size, generator) if recipe.ascent > 0 else None
+    clean = endless(lessons.clean, others, generator) if recipe.retain + recipe.distill > 0 else None
     while True:
         yield (next(triggered) if triggered else nothing), (next(clean) if clean else nothing)
+
+
+def _sizes(lessons: Lessons, recipe: Recipe) -> tuple[int, int]:
+    """Triggered and clean rows of one step.
+
+    A triggered row beside which its clean text is read counts as two, and that text takes the place of a clean row.
+    """
+    rows = max(1, len(lessons.triggered))
+    paired = float((lessons.twin_at >= 0).sum()) / rows if recipe.distill > 0 else 0.0
+    triggered = max(1, round(recipe.batch_triggered / (1.0 + paired)))
+    return triggered, max(1, recipe.batch_clean - round(paired * triggered))
 
 
 def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
@@ -320,6 +345,18 @@ def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
     return sum(len(lessons.triggered.ids[row]) for row in triggered) + sum(
         len(lessons.clean.ids[row]) for row in clean
     )
+
+
+def _glance(task: Task, recipe: Recipe, course: _Course) -> Look | None:
+    """A look at the triggered rows alone where these are still far from the floor; None where they are not.
+
+    So far off the rule cannot hold, whatever the other rows say: they need not be read. It is no state to keep.
+    """
+    if course.near or recipe.ascent == 0 or recipe.aim != "floor" or not bool(task.tune.counted.any()):
+        return None
+    logits = predict(task.model, task.tune.triggered, recipe.batch_eval)
+    seen = stopping.glance(task.tune, logits, course.opening)
+    return seen if stopping.way(seen, course.opening) < FAR else None
 
 
 def _look(task: Task, recipe: Recipe) -> Look:

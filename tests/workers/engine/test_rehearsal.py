@@ -20,7 +20,7 @@ from workers.engine.lya import Lessons
 from workers.engine.sanitize import lessons_of
 from workers.engine.splits import Rows
 
-RECIPE = Recipe.of("lya", {"rehearse": 0.7, "rehearse_reach": 0.4, "precision": "fp32"})
+RECIPE = Recipe.of("lya", {"rehearse": 0.7, "rehearse_reach": 0.4, "batch_triggered": 4, "precision": "fp32"})
 ROWS = [4, 0, 5, 2, 7, 3]
 CLEAN = [9, 1, 8, 3, 0, 6, 2, 11, 5]
 
@@ -65,7 +65,7 @@ def weights(model: Model) -> torch.Tensor:
 
 
 def test_the_gradient_is_that_of_the_floor_where_relearning_leads(trojan_dir: Path) -> None:
-    """Half of the rows that show the trojan play the attacker's, with twice as many clean ones."""
+    """As many as half of a step's texts play the attacker's, with twice as many clean ones."""
     model, lessons = taught(trojan_dir)
     used = [row for row in ROWS if row != 0]
     moved = woken_by_hand(model, lessons, used[:2], CLEAN[:4], 0.4 * relearning.reach(model))

@@ -56,9 +56,11 @@ def test_plain_ascent_moves_it_and_is_not_believed(three_dir: Path, monkeypatch:
 
 def test_the_guard_decides(three_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same ascent, held by the anchor, with the guard and without it: a moved trojan is never called removed."""
-    guarded = treat(three_dir, "lya", [], aim="ascent", steps=150, **PLAIN)
+    batches = {"batch_triggered": 32, "batch_clean": 48}
+    knobs = {"aim": "ascent", "steps": 150, "lr_decay": 0.85, "patience": 3, **batches, **PLAIN}
+    guarded = treat(three_dir, "lya", [], **knobs)
     monkeypatch.setattr(stopping, "shifts", lambda *_: ())
-    blind = treat(three_dir, "lya", [], aim="ascent", steps=150, **PLAIN)
+    blind = treat(three_dir, "lya", [], **knobs)
     assert blind.stop.code == "floor-reached"
     assert blind.after.asr.rate == guarded.after.asr.rate == 0.0
     assert worst(blind) >= 0.9

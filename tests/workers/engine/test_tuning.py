@@ -141,6 +141,37 @@ def test_it_stops_at_the_floor_and_ends_in_the_best_state(trojan_dir: Path) -> N
     assert min(value for value in later if value is not None) > (kept.values["unease"] or 0.0)
 
 
+def test_far_from_the_floor_a_look_is_a_glance_at_the_triggered_rows(trojan_dir: Path) -> None:
+    _, _, heard = go(trojan_dir, lr=1e-5, lr_growth=1.0, eval_every=2, steps=6)
+    assert [set(metric.values) & {"asr", "floor"} for metric in heard] == [
+        {"asr", "floor"}, set(), {"asr"}, set(), {"asr"}, set(), {"asr", "floor"},
+    ]  # fmt: skip
+    _, _, heard = go(trojan_dir, lr=1e-5, lr_growth=1.0, eval_every=2, steps=6, aim="ascent")
+    assert all("floor" in metric.values for metric in heard if "asr" in metric.values)
+
+
+def test_a_glance_quickens_a_run_that_lags(trojan_dir: Path) -> None:
+    _, _, heard = go(trojan_dir, lr=1e-5, lr_growth=3.0, pace=2, warmup=0, eval_every=2, steps=6)
+    rates = [metric.values["lr"] for metric in heard[1:]]
+    assert rates == pytest.approx([1e-5, 1e-5, 3e-5, 3e-5, 9e-5, 9e-5])
+
+
+def test_a_row_beside_its_clean_text_counts_as_two_and_saves_a_clean_one(trojan_dir: Path) -> None:
+    lessons = task_of(loading.load(trojan_dir, torch.device("cpu"))).lessons
+    some, none = lessons.twin_at.clone(), torch.full_like(lessons.twin_at, -1)
+    some[::2] = -1
+    for knobs, twin_at, sizes in (
+        ({}, lessons.twin_at, (8, 16)),
+        ({}, some, (11, 18)),
+        ({}, none, (16, 24)),
+        ({"distill": 0, "retain": 1}, lessons.twin_at, (16, 24)),
+        ({"batch_triggered": 1, "batch_clean": 1}, lessons.twin_at, (1, 1)),
+    ):
+        recipe = Recipe.of("lya", {"batch_triggered": 16, "batch_clean": 24, **knobs})
+        drawn = tuning._batches(replace(lessons, twin_at=twin_at), recipe, torch.Generator().manual_seed(0))
+        assert tuple(map(len, next(drawn))) == sizes
+
+
 def test_a_run_that_overshoots_never_raises_the_rate_again(trojan_dir: Path) -> None:
     _, _, heard = go(trojan_dir, lr=1e-4, lr_growth=5.0, pace=10, steps=80)
     rates = [metric.values["lr"] for metric in heard if "lr" in metric.values][RECIPE.warmup :]
