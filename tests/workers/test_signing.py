@@ -45,11 +45,14 @@ def a_key(folder: Path, curve: ec.EllipticCurve | None = None) -> SigningKey:
     return opened
 
 
-@pytest.fixture(params=[ec.SECP256R1, ec.SECP384R1], ids=["P-256", "P-384"])
+BOTH_CURVES = pytest.mark.parametrize("folder", [ec.SECP256R1, ec.SECP384R1], ids=["P-256", "P-384"], indirect=True)
+
+
+@pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path, database: Engine) -> Path:
-    """A delivered folder beside the public key, as `pull` leaves it."""
+    """A delivered folder beside the public key, as `pull` leaves it; its parameter is the curve."""
     (tmp_path / "vault").mkdir()
-    vault, key = Vault(tmp_path / "vault"), a_key(tmp_path, request.param())
+    vault, key = Vault(tmp_path / "vault"), a_key(tmp_path, getattr(request, "param", ec.SECP256R1)())
     with database.begin() as connection:
         claim = claim_rows.claim(connection, add_job(connection).id, "w", 30, 1)
     assert claim is not None
@@ -69,6 +72,7 @@ def upstream(folder: Path, key: Path | None = None) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@BOTH_CURVES
 def test_upstream_and_we_take_what_was_delivered(folder: Path) -> None:
     done = upstream(folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -105,6 +109,7 @@ def nothing_signed(folder: Path) -> None:
     (folder / SIGNATURE).unlink()
 
 
+@BOTH_CURVES
 @pytest.mark.parametrize("change", [flip, add, take_away, other_key, change_signature, nothing_signed])
 def test_upstream_and_we_refuse_what_was_changed(folder: Path, change: Callable[[Path], None]) -> None:
     change(folder)
