@@ -33,7 +33,6 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, Value]] = {
         "lr": 1e-4,
         "pace": 16,
         "warmup": 4,
-        "lr_decay": 0.8,
         "eval_every": 4,
         "patience": 2,
         "batch_clean": 24,
