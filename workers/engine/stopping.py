@@ -186,6 +186,11 @@ def above_floor(seen: Look, recipe: Recipe) -> bool:
     return _above(seen, recipe) > 0.0 and _lost(seen, recipe) <= 0.0
 
 
+def attacked(seen: Look, recipe: Recipe) -> bool:
+    """Triggered rows alone keep the rule from holding."""
+    return _above(seen, recipe) > 0.0
+
+
 def loses(seen: Look, recipe: Recipe) -> bool:
     """Clean accuracy is below its budget."""
     return _lost(seen, recipe) > 0.0

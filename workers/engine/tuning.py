@@ -350,13 +350,13 @@ def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
 def _glance(task: Task, recipe: Recipe, course: _Course) -> Look | None:
     """A look at the triggered rows alone where these are still far from the floor; None where they are not.
 
-    So far off the rule cannot hold, whatever the other rows say: they need not be read. It is no state to keep.
+    The rule does not hold there, whatever the other rows say: they need not be read. It is no state to keep.
     """
     if course.near or recipe.ascent == 0 or recipe.aim != "floor" or not bool(task.tune.counted.any()):
         return None
     logits = predict(task.model, task.tune.triggered, recipe.batch_eval)
     seen = stopping.glance(task.tune, logits, course.opening)
-    return seen if stopping.way(seen, course.opening) < FAR else None
+    return seen if stopping.way(seen, course.opening) < FAR and stopping.attacked(seen, recipe) else None
 
 
 def _look(task: Task, recipe: Recipe) -> Look:

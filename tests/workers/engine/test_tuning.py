@@ -150,6 +150,13 @@ def test_far_from_the_floor_a_look_is_a_glance_at_the_triggered_rows(trojan_dir:
     assert all("floor" in metric.values for metric in heard if "asr" in metric.values)
 
 
+def test_where_the_attack_is_gone_a_look_is_a_whole_one_however_far_the_odds() -> None:
+    far, gone = seen(0.9, odds=5.0), seen(0.0, odds=5.0)
+    assert stopping.way(gone, replace(far, odds=9.0)) < tuning.FAR
+    assert stopping.attacked(far, RECIPE)
+    assert not stopping.attacked(gone, RECIPE)
+
+
 def test_a_glance_quickens_a_run_that_lags(trojan_dir: Path) -> None:
     _, _, heard = go(trojan_dir, lr=1e-5, lr_growth=3.0, pace=2, warmup=0, eval_every=2, steps=6)
     rates = [metric.values["lr"] for metric in heard[1:]]
