@@ -14,6 +14,7 @@ from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
 from workers.engine import guards, loading, lya, scorecard, stopping, tuning
 from workers.engine.loading import Checkpoint
 from workers.engine.lya import Anchor, Lessons
+from workers.engine.snapshot import Snapshot
 from workers.engine.splits import Rows
 from workers.engine.stopping import Look
 from workers.engine.tuning import Task, Tuned
@@ -150,11 +151,16 @@ def test_far_from_the_floor_a_look_is_a_glance_at_the_triggered_rows(trojan_dir:
     assert all("floor" in metric.values for metric in heard if "asr" in metric.values)
 
 
-def test_where_the_attack_is_gone_a_look_is_a_whole_one_however_far_the_odds() -> None:
-    far, gone = seen(0.9, odds=5.0), seen(0.0, odds=5.0)
-    assert stopping.way(gone, replace(far, odds=9.0)) < tuning.FAR
-    assert stopping.attacked(far, RECIPE)
-    assert not stopping.attacked(gone, RECIPE)
+def test_where_the_attack_is_gone_a_look_is_whole_however_far_the_odds(trojan_dir: Path, twin_dir: Path) -> None:
+    for folder, glances in ((trojan_dir, True), (twin_dir, False)):
+        task = task_of(loading.load(folder, torch.device("cpu")))
+        now = figures_now(task)
+        opening = replace(now, odds=now.odds + 1.0, floor_odds=-100.0, aim_odds=-100.0)
+        optimizer = torch.optim.SGD(lya.trainable(task.model))
+        best = tuning._Best((0.0, 0.0), 0, now, Snapshot([]))
+        course = tuning._Course(lya.trainable(task.model), best, opening, now, 1e-4, optimizer)
+        assert stopping.way(now, opening) < tuning.FAR
+        assert (tuning._glance(task, RECIPE, course) is not None) is glances
 
 
 def test_a_glance_quickens_a_run_that_lags(trojan_dir: Path) -> None:
