@@ -183,11 +183,11 @@ def meets(seen: Look, recipe: Recipe) -> bool:
 
 def above_floor(seen: Look, recipe: Recipe) -> bool:
     """The attack alone keeps the rule from holding: accuracy is within its budget."""
-    return _above(seen, recipe) > 0.0 and _lost(seen, recipe) <= 0.0
+    return attacked(seen, recipe) and not loses(seen, recipe)
 
 
 def attacked(seen: Look, recipe: Recipe) -> bool:
-    """Triggered rows alone keep the rule from holding."""
+    """Triggered rows are read as the target beyond the floor and the margin, whatever the accuracy."""
     return _above(seen, recipe) > 0.0
 
 
