@@ -150,6 +150,9 @@ class Settings(InspectionSettings):
         default=20, ge=0, description="a worker that is stopped gives its jobs so long to end, then hands them back"
     )
     job_seconds: float = Field(default=24 * 3600, gt=0, description="wall-clock limit of one job")
+    start_ahead: bool = Field(
+        default=True, description="a worker keeps a child ready for its next request; it holds half a GB of memory"
+    )
     torch_threads: int = Field(default=0, ge=0, description="threads of one job on the CPU; 0: one per core")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from app.store.database import open_database
 from app.store.tables import metadata
@@ -25,6 +25,7 @@ from app.store.tables import metadata
 pytest_plugins = ["tests.full_service", "tests.s3_server"]
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("LETHE_START_AHEAD", "false")  # most services here run one job or none
 gc.disable()  # what is imported and collected stays: see pytest_collection_finish
 
 
@@ -115,6 +116,16 @@ def free_port() -> int:
         return port
 
 
+# Rows are few: to truncate files takes ten times as long. The audit trail refuses to be emptied.
+EMPTY = ";".join(
+    [
+        "ALTER TABLE audit DISABLE TRIGGER USER",
+        *(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)),
+        "ALTER TABLE audit ENABLE TRIGGER USER",
+    ]
+)
+
+
 def new_database(postgres_url: str) -> str:
     """Creates an empty, migrated database and returns its URL."""
     name = f"lethe_test_{uuid.uuid4().hex}"
@@ -147,9 +158,6 @@ def database(database_url: str) -> Iterator[Engine]:
     """An open, empty database."""
     engine = open_database(f"postgresql+psycopg://{database_url.split('://', 1)[1]}")
     with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE audit DISABLE TRIGGER USER"))  # it refuses to be emptied
-        for table in reversed(metadata.sorted_tables):  # rows are few: to truncate files takes ten times as long
-            connection.execute(table.delete())
-        connection.execute(text("ALTER TABLE audit ENABLE TRIGGER USER"))
+        connection.exec_driver_sql(EMPTY)
     yield engine
     engine.dispose()

@@ -1,8 +1,9 @@
 """What runs inside the sandboxed child: one verb on one request, then the end.
 
 `main` confines the process, says how far that went, and only then is told the request; heavy libraries are imported
-only inside the verb. It answers with a result or with one of the errors that an upload can cause; anything else ends
-it with a trace on stderr and status 1, which the parent takes for a crash.
+only inside the verb. `ahead` is for a process that is started before there is a request: it has imported them before.
+It answers with a result or with one of the errors that an upload can cause; anything else ends it with a trace on
+stderr and status 1, which the parent takes for a crash.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -28,17 +30,28 @@ from workers.confine import Allowance, confine
 Verb = Callable[[Mapping[str, Any], Mouth], Mapping[str, Any]]
 
 
-def main(verb: str, channel: int) -> None:
+def ahead(channel: int) -> None:
+    """Entry of a child that may wait for its request."""
+    with _imports():
+        from workers import convert, treat  # noqa: F401, PLC0415
+    main(channel)
+
+
+def main(channel: int) -> None:
     """Entry of the child: `channel` is the descriptor of the message pipe."""
     mouth = Mouth(channel)
-    bounds = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:
+        _leave(0)  # it was started ahead, and nothing came
+    bounds = json.loads(line)
+    _move_to(bounds["home"])
     mouth.confined(confine(Allowance.from_dict(bounds), bounds["without"]))
     request = sys.stdin.buffer.readline()
     if not request:
         _leave(1)  # the parent is gone, or these layers are not enough for it
     _hold_lifeline(sys.stdin.buffer)
     try:
-        mouth.result(VERBS[verb](json.loads(request), mouth))
+        mouth.result(VERBS[bounds["verb"]](json.loads(request), mouth))
     except LetheError as error:
         mouth.error(error)
     except MemoryError:
@@ -49,6 +62,13 @@ def main(verb: str, channel: int) -> None:
             _leave(1)
         mouth.error(StorageFull("The storage is full."))
     _leave(0)
+
+
+def _move_to(home: str) -> None:
+    """The one place for what libraries write down."""
+    os.environ |= {"HOME": home, "TMPDIR": home}
+    tempfile.tempdir = None  # it may have been looked up before
+    os.chdir(home)
 
 
 def _leave(status: int) -> NoReturn:

@@ -138,7 +138,7 @@ def clear_leftovers(services: Services) -> None:
 def _verdict(services: Services, claimed: Model, folder: Path, heart: _Heart) -> _Admitted | tuple[Finding, ...]:
     """What came of it: an admission, or the findings that refuse the model. Any other error is no verdict."""
     order = _lay_out(services, claimed, folder, heart)
-    verdict = judge(order, folder, services.settings, heart.check)
+    verdict = judge(order, folder, services.settings, heart.check, services.ahead)
     if isinstance(verdict, Refused):
         if (failed := verdict.failure) is not None:
             log.warning("model %s: %s: %s %r", claimed.id, failed.code, failed.message, failed.log_tail)

@@ -29,6 +29,7 @@ from app.intake.file_names import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from app.settings import InspectionSettings
 from workers import sandbox
 from workers.channel import findings_of, plain
+from workers.start import Ahead
 
 FILES = frozenset({CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG})
 INPUTS = "in"
@@ -68,11 +69,15 @@ def new_order(folder: Path, files: Mapping[str, Path], archive: Path | None, max
 
 
 def judge(
-    order: Order, folder: Path, limits: InspectionSettings, on_tick: Callable[[], None] = lambda: None
+    order: Order,
+    folder: Path,
+    limits: InspectionSettings,
+    on_tick: Callable[[], None] = lambda: None,
+    ahead: Ahead | None = None,
 ) -> Admitted | Refused:
     """Any error but those of the content is raised: it is no verdict."""
     try:
-        return _checked(order.out, _ask_child(order, folder, limits, on_tick))
+        return _checked(order.out, _ask_child(order, folder, limits, on_tick, ahead))
     except ModelRefused as refused:
         findings: tuple[Finding, ...] = refused.details["findings"]
         return Refused(findings or (Finding("SB-PROTOCOL", Severity.REFUSAL, "", refused.message),))
@@ -83,7 +88,7 @@ def judge(
 
 
 def _ask_child(
-    order: Order, folder: Path, limits: InspectionSettings, on_tick: Callable[[], None]
+    order: Order, folder: Path, limits: InspectionSettings, on_tick: Callable[[], None], ahead: Ahead | None
 ) -> Mapping[str, Any]:
     return sandbox.run(
         "inspect",
@@ -100,6 +105,7 @@ def _ask_child(
         without=limits.sandbox_gone_without,
         on_tick=on_tick,
         tick_seconds=TICK_SECONDS,
+        ahead=ahead,
     )
 
 

@@ -42,6 +42,7 @@ from app.domain.errors import (
 from app.domain.job import Claim, Delivery, Failure, Job, JobOrder, Phase
 from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
+from app.settings import Settings
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
 from workers import measures, resume, sandbox
 from workers.deliver import deliver, describe
@@ -199,6 +200,7 @@ def _lay_out(run: _Run) -> Mapping[str, Any]:
         "policy": dict(order.policy),
         "seed": order.seed,
         "device": run.services.settings.device,
+        "threads": _threads(run.services.settings),
     }
 
 
@@ -216,13 +218,12 @@ def _lay_out_model(run: _Run, manifest: Manifest | None, name: str) -> str:
 
 def _train(run: _Run, request: Mapping[str, Any]) -> None:
     known = run.services.settings
-    threads = known.torch_threads or len(os.sched_getaffinity(0))
     sandbox.run(
         "train",
         request,
         limits=sandbox.Limits(
             wall_seconds=known.job_seconds,
-            cpu_seconds=math.ceil(known.job_seconds) * threads,
+            cpu_seconds=math.ceil(known.job_seconds) * _threads(known),
             file_bytes=known.model_max_bytes,
         ),
         workdir=run.folder,
@@ -232,9 +233,13 @@ def _train(run: _Run, request: Mapping[str, Any]) -> None:
         on_message=run.hear,
         on_tick=run.tick,
         tick_seconds=TICK_SECONDS,
-        threads=threads,
         device=known.device,
+        ahead=run.services.ahead,
     )
+
+
+def _threads(known: Settings) -> int:
+    return known.torch_threads or len(os.sched_getaffinity(0))
 
 
 def _deliver(run: _Run) -> Delivery:

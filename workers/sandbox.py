@@ -1,8 +1,8 @@
 """The one door through which untrusted content is parsed, loaded or trained on.
 
-`run` starts a freshly exec'd child (`workers.child`) in its own session with a clean environment and nothing
-inherited but three pipes: the request goes down stdin as one line of JSON, messages come up a pipe of their own as
-lines of at most 64 KiB, and what libraries print is kept only as a tail for the operator's log.
+`run` has a freshly exec'd child (`workers.start`, `workers.child`) in its own session with a clean environment and
+nothing inherited but three pipes: the request goes down stdin as one line of JSON, messages come up a pipe of their
+own as lines of at most 64 KiB, and what libraries print is kept only as a tail for the operator's log.
 
 The child confines itself first (`workers.confine`) and says which layers it could not have; unless each of them was
 named as one to go without, it is told no request, and SandboxUnavailable says what is missing and how to mend it.
@@ -22,8 +22,6 @@ import os
 import selectors
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -42,22 +40,13 @@ from app.domain.errors import (
     SandboxUnavailable,
 )
 from workers.channel import Ear, Final
+from workers.start import MODULE, Ahead, Started, start
 
 log = logging.getLogger(__name__)
 
-PROJECT = Path(__file__).resolve().parent.parent
 TAIL_BYTES = 16 * 1024
 GRACE_SECONDS = 3.0
 PROBE_SECONDS = 60.0
-# -I: no PYTHON* variables, no user site, no current folder on the path; so the project's folder is named.
-BOOT = """
-import sys
-from importlib import import_module
-project, module, verb, channel = sys.argv[1:]
-sys.path.insert(0, project)
-import_module(module).main(verb, int(channel))
-"""
-GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +83,28 @@ def run(
     on_message: Callable[[Mapping[str, Any]], None] = lambda _message: None,
     on_tick: Callable[[], None] = lambda: None,
     tick_seconds: float = 5.0,
-    threads: int = 1,
     device: str = "cpu",
-    module: str = "workers.child",
+    module: str = MODULE,
+    ahead: Ahead | None = None,
 ) -> Mapping[str, Any]:
     """Carry out `verb` (inspect or train) on `request` in a child, and return its result.
 
     Beside what Python is made of, the child may open what is `readable` and `writable`, each with all that lies
     beneath, and its own temporary folder. `without` names the layers to go without.
     `on_message` gets each {"kind": "phase" | "metric" | "progress", ...}; `on_tick` is called every `tick_seconds`.
-    `threads` bounds the CPU threads of torch; a `device` other than cpu lets the child see the GPU, where one is.
     Whatever they raise ends the child and goes on to the caller. `workdir` is the caller's private folder.
+    A `device` other than cpu lets the child see the GPU, where one is. `ahead` may have a child ready.
     Raises the child's own error (ModelRefused, BadSamples, Diverged, ...), a ChildFailed, or SandboxUnavailable.
     """
-    gpu = device != "cpu" and Path("/dev/nvidiactl").exists()
+    gpu = sees_gpu(device)
     home = workdir / "home"
     home.mkdir(mode=0o700)
     try:
-        with _child((module, verb), home, _environment(home, threads, gpu)) as child:
+        with _child(module, gpu, ahead) as child:
             child.tell(
                 {
+                    "verb": verb,
+                    "home": str(home),
                     "limits": limits.rlimits(gpu),
                     "readable": [str(path) for path in readable],
                     "writable": [str(path) for path in (home, *writable)],
@@ -157,49 +148,22 @@ def allows(without: frozenset[str]) -> bool:
     return not lack
 
 
-def _environment(home: Path, threads: int, gpu: bool) -> dict[str, str]:
-    clean = {
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "PATH": "/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
-    if not gpu:
-        return clean | {"CUDA_VISIBLE_DEVICES": ""}
-    return clean | {name: os.environ[name] for name in GPU_VARIABLES if name in os.environ}
+def sees_gpu(device: str) -> bool:
+    """Whether a child for this device is let see a GPU."""
+    return device != "cpu" and Path("/dev/nvidiactl").exists()
 
 
 @contextlib.contextmanager
-def _child(entry: tuple[str, str], home: Path, environment: Mapping[str, str]) -> Iterator[_Child]:
+def _child(module: str, gpu: bool, ahead: Ahead | None) -> Iterator[_Child]:
     """A started child; on the way out its whole group is gone."""
-    ear, mouth = os.pipe()
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", BOOT, str(PROJECT), *entry, str(mouth)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(mouth,),
-            env=dict(environment),
-            cwd=home,
-            start_new_session=True,
-        )
-    except OSError as error:
-        os.close(ear)
-        raise SandboxUnavailable(f"The sandboxed child could not be started: {error.strerror}.") from error
-    finally:
-        os.close(mouth)
-    child = _Child(process, ear)
+    ready = ahead.take(gpu) if ahead else None
+    child = _Child(ready or start(module, "main", gpu))
     try:
         yield child
     finally:
         child.end()
+        if ahead:
+            ahead.renew()
 
 
 class _Ordered:
@@ -228,9 +192,9 @@ class _Ordered:
 class _Child:
     """The parent's side of one child."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ear: int) -> None:
-        self._process = process
-        self._pipe = ear
+    def __init__(self, started: Started) -> None:
+        self._process = started.process
+        self._pipe = started.ear
         self._ear = Ear()
         self._tail = b""
         self._final: Final | None = None

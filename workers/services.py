@@ -15,12 +15,13 @@ from app.store.database import open_database
 from app.store.vault import Vault
 from workers.drain import Drain
 from workers.signing import SigningKey, open_key
+from workers.start import Ahead
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """`worker` names this process in a claim, for people who look; `signing` is the key for what is
-    delivered; `drain` says when this process ends."""
+    delivered; `drain` says when this process ends; `ahead` may have a child ready for the next request."""
 
     settings: Settings
     database: Engine
@@ -28,6 +29,7 @@ class Services:
     worker: str
     signing: SigningKey | None = None
     drain: Drain = field(default_factory=Drain)
+    ahead: Ahead = field(default_factory=Ahead)
 
     @property
     def actor(self) -> str:

@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 
 from app.domain.messages import INSPECT_MODEL, RUN_JOB
 from app.settings import settings
-from workers import beacon, measures, post, slots, sweep, watch
+from workers import beacon, measures, post, sandbox, slots, sweep, watch
 from workers.celery_app import app
 from workers.inspect_model import inspect_model
 from workers.run_job import run_job
@@ -46,6 +46,8 @@ def begin_watch(**_: object) -> None:
     """Before there is a broker."""
     if (port := settings().metrics_port) is not None:
         measures.serve(port, settings().metrics_host)
+    if settings().start_ahead:
+        services().ahead.begin(sandbox.sees_gpu(settings().device))
     watch.begin(services(), hand_on)
     post.begin(services())
     beacon.light(services(), lambda: KINDS[RUN_JOB].slots.busy)
@@ -64,6 +66,7 @@ def wait_for_work(**_: Any) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith(tuple(KINDS)):
             thread.join()
+    services().ahead.end()
     beacon.put_out(services())
 
 

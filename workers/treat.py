@@ -2,7 +2,7 @@
 
 Request (paths are folders and files that the worker has verified and copied):
     {"model", "base" or null, "triggered", "clean", "out", "points", "found", "method", "recipe", "policy", "seed",
-    "device"}
+    "device", "threads"}
 `out` gets the files of the repaired model and report.json; the result names the verdict and the files. `points` gets
 resume points; those in `found`, the furthest first, are gone on from if they can be.
 
@@ -15,6 +15,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import StepMetric
@@ -30,6 +32,7 @@ REPORT = "report.json"
 
 def treat(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
     """Raises ModelRefused, BadSamples, TooFewSamples, BadRecipe, BadPolicy, Diverged."""
+    torch.set_num_threads(int(request["threads"]))
     model, out = Path(request["model"]), Path(request["out"])
     labels = LabelSpace.of(json.loads((model / "config.json").read_bytes())["id2label"])
     triggered, clean = read_triggered(Path(request["triggered"]), labels), read_clean(Path(request["clean"]), labels)

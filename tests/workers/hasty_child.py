@@ -7,7 +7,7 @@ import os
 import sys
 
 
-def main(_verb: str, channel: int) -> None:
+def main(channel: int) -> None:
     line = json.loads(sys.stdin.buffer.readline())["readable"][0]
     os.write(channel, line.encode() + b"\n")
     sys.stdin.buffer.readline()

@@ -19,9 +19,13 @@ from workers import child
 from workers.channel import Mouth
 
 
-def main(verb: str, channel: int) -> None:
-    child.VERBS = {name: globals()[name] for name in globals() if name == verb}
-    child.main(verb, channel)
+def main(channel: int) -> None:
+    child.VERBS = {name: verb for name, verb in globals().items() if callable(verb)}
+    child.main(channel)
+
+
+def ahead(channel: int) -> None:
+    main(channel)
 
 
 def echo(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
@@ -34,6 +38,7 @@ def echo(request: Mapping[str, Any], mouth: Mouth) -> Mapping[str, Any]:
 
 def look_around(_request: Mapping[str, Any], _mouth: Mouth) -> Mapping[str, Any]:
     return {
+        "pid": os.getpid(),
         "environment": sorted(os.environ),
         "descriptors": sorted(int(item.name) for item in Path("/proc/self/fd").iterdir()),
         "core": resource.getrlimit(resource.RLIMIT_CORE)[0],

@@ -86,3 +86,11 @@ def test_without_any_broker_jobs_are_run(services: Services, make_job: MakeJob, 
     with begin(nobody) as one:
         until(lambda: all(job_of(services, job.id).status is JobStatus.SUCCEEDED for job in jobs))
         assert one.stop() == 0, one.said()
+
+
+def test_a_child_waits_before_there_is_work_and_goes_with_the_worker(begin: Begin) -> None:
+    with begin(LETHE_START_AHEAD="true") as one:
+        (waiting,) = until(lambda: [each for each in one.children() if "ahead" in each.cmdline()])
+        ready(one)
+        assert one.stop() == 0
+        assert not waiting.is_running()

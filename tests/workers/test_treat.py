@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from app.domain.errors import BadSamples, ModelRefused
 from app.domain.recipe import Policy
 from app.domain.report import SanitizationReport, StepMetric
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_samples import write_tiny_samples
-from workers import sandbox
+from tests.workers.test_sandbox import wait_until
+from workers import sandbox, treat
+from workers.channel import Mouth
+from workers.start import Ahead
 
 
 @pytest.fixture
@@ -37,10 +42,13 @@ def request_of_a_job(tmp_path: Path) -> dict[str, Any]:
         "policy": Policy.of().to_dict(),
         "seed": 3,
         "device": "cpu",
+        "threads": 1,
     }
 
 
-def train(request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+def train(
+    request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any]], ahead: Ahead | None = None
+) -> Mapping[str, Any]:
     limits = sandbox.Limits(wall_seconds=120, file_bytes=1 << 26)
     inputs = [Path(request[name]) for name in ("model", "triggered", "clean")]
     return sandbox.run(
@@ -51,6 +59,7 @@ def train(request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any
         readable=inputs,
         writable=[folder / "out", folder / "points"],
         on_message=heard.append,
+        ahead=ahead,
     )
 
 
@@ -74,6 +83,31 @@ def test_a_job_is_trained_in_the_child(request_of_a_job: dict[str, Any], tmp_pat
 
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert loaded.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_child_started_ahead_delivers_the_same_model(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
+    train(request_of_a_job, tmp_path, [])
+    late = (tmp_path / "out/model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    ahead = Ahead()
+    ahead.begin(gpu=False)
+    try:
+        wait_until(lambda: ahead.ready)
+        train(request_of_a_job, tmp_path, [], ahead)
+    finally:
+        ahead.end()
+    assert (tmp_path / "out/model.safetensors").read_bytes() == late
+
+
+def test_a_job_has_the_threads_it_was_given(request_of_a_job: dict[str, Any]) -> None:
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(FileNotFoundError):
+            treat.treat(request_of_a_job | {"threads": before + 2, "model": "/nowhere"}, Mouth(-1))
+        assert torch.get_num_threads() == before + 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_the_caller_can_mend_comes_back_as_such(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
