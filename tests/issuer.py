@@ -85,6 +85,6 @@ def running_issuer() -> Iterator[Issuer]:
             f"http://127.0.0.1:{server.server_address[1]}", {kind: new_key(kind) for kind in ("rsa", "ec")}
         )
         issuer.publish()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield issuer
         server.shutdown()

@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 import psutil
 
+from tests.api_process import NO_TLS
 from tests.conftest import ROOT
 
 START_SECONDS = 120.0
@@ -70,7 +71,7 @@ class Service:
     def client(self) -> httpx2.Client:
         """With the address and the key set; close it."""
         headers = {"Authorization": f"Bearer {self.facts['api_key']}"}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, verify=NO_TLS)
 
     def processes(self) -> list[psutil.Process]:
         """The service's process and everything below it."""

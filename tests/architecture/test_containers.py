@@ -13,7 +13,6 @@ import shutil
 import subprocess
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -43,7 +42,9 @@ def modules_run(command: list[str]) -> list[str]:
 
 def test_the_compose_file_follows_the_specification(compose: dict[str, Any]) -> None:
     schema = json.loads((ROOT / "tests/architecture/compose-spec.json").read_text())
-    jsonschema.Draft7Validator(schema).validate(compose)
+    from jsonschema import Draft7Validator
+
+    Draft7Validator(schema).validate(compose)
 
 
 def test_compose_itself_accepts_the_file_where_it_is_installed() -> None:

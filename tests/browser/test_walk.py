@@ -15,7 +15,7 @@ from tests.full_service import Taken
 from tests.service import Service
 from tests.tiny_model import make_tiny_checkpoint
 
-LONG = '{"steps": 800, "eval_every": 200, "fisher_samples": 8, "rehearse": 0, "align": 0, "patience": 1000}'
+LONG = '{"steps": 300, "eval_every": 100, "fisher_samples": 8, "rehearse": 0, "align": 0, "patience": 1000}'
 
 
 def add_samples(page: Page, file: Path, kind: str) -> None:

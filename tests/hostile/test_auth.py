@@ -24,7 +24,7 @@ from app.domain.ids import new_id
 from app.identity import api_keys
 from app.store import upload_rows
 from app.store.tables import api_keys as key_table
-from tests.api_process import KEY, PEPPER, ApiProcess, running_api
+from tests.api_process import KEY, NO_TLS, PEPPER, ApiProcess, running_api
 from tests.issuer import AUDIENCE, Issuer, new_key, running_issuer
 from tests.job_rows_at_hand import add_job
 
@@ -58,7 +58,7 @@ class Attacker:
 
     def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any) -> httpx2.Response:
         sent = {"Authorization": f"Bearer {self.key}", **(headers or {})}
-        return httpx2.request(method, f"{self.url}{path}", headers=sent, timeout=60, **more)
+        return httpx2.request(method, f"{self.url}{path}", headers=sent, timeout=60, verify=NO_TLS, **more)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def raw(api: ApiProcess, *lines: bytes, path: bytes = b"/v1/jobs", method: bytes
 
 
 def bearer(api: ApiProcess, token: str, path: str = JOBS) -> httpx2.Response:
-    return httpx2.get(f"{api.url}{path}", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+    return httpx2.get(f"{api.url}{path}", headers={"Authorization": f"Bearer {token}"}, timeout=60, verify=NO_TLS)
 
 
 GOOD = b"Authorization: Bearer " + KEY.encode()
@@ -168,7 +168,7 @@ def test_no_key_at_all(api: ApiProcess, empty: bytes) -> None:
 @pytest.mark.parametrize("name", ["access_token", "api_key", "key", "token", "authorization"])
 def test_a_key_in_the_address(api: ApiProcess, name: str) -> None:
     """RFC 6750, section 2.3, and CWE-598: it would be in every log on the way."""
-    assert httpx2.get(f"{api.url}{JOBS}", params={name: KEY}).status_code == 401
+    assert httpx2.get(f"{api.url}{JOBS}", params={name: KEY}, verify=NO_TLS).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_a_key_in_the_address(api: ApiProcess, name: str) -> None:
 )
 def test_a_key_in_another_header(api: ApiProcess, name: str) -> None:
     """CWE-288."""
-    assert httpx2.get(f"{api.url}{JOBS}", headers={name: f"Bearer {KEY}"}).status_code == 401
+    assert httpx2.get(f"{api.url}{JOBS}", headers={name: f"Bearer {KEY}"}, verify=NO_TLS).status_code == 401
 
 
 def test_a_key_in_the_body(api: ApiProcess) -> None:
     """RFC 6750, section 2.2: a form could be sent from another site (CWE-352)."""
-    assert httpx2.post(f"{api.url}{JOBS}", data={"access_token": KEY}).status_code == 401
+    assert httpx2.post(f"{api.url}{JOBS}", data={"access_token": KEY}, verify=NO_TLS).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_key_in_the_body(api: ApiProcess) -> None:
 )
 def test_headers_by_which_proxies_vouch_for_somebody(api: ApiProcess, name: str) -> None:
     """CWE-290: nothing is believed of whom a header says the caller to be."""
-    assert httpx2.get(f"{api.url}{JOBS}", headers={name: "127.0.0.1"}).status_code == 401
+    assert httpx2.get(f"{api.url}{JOBS}", headers={name: "127.0.0.1"}, verify=NO_TLS).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,9 @@ def test_no_body_is_read_for_a_stranger(api: ApiProcess) -> None:
 
 def test_a_body_that_cannot_be_read_is_not_parsed_for_a_stranger(api: ApiProcess) -> None:
     """CWE-209: an error of the parser would tell of the route behind the gate."""
-    answer = httpx2.post(f"{api.url}{JOBS}", content=b"[" * 10_000, headers={"Content-Type": "application/json"})
+    answer = httpx2.post(
+        f"{api.url}{JOBS}", content=b"[" * 10_000, headers={"Content-Type": "application/json"}, verify=NO_TLS
+    )
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
 
 

@@ -21,7 +21,7 @@ from tests.workers.conftest import MakeJob
 from workers.beacon import devices
 from workers.services import Services
 
-LONG = {"steps": 400, "eval_every": 400, "search_budget": 0, "patience": 1000, "rehearse": 0, "align": 0}
+LONG = {"steps": 200, "eval_every": 200, "search_budget": 0, "patience": 1000, "rehearse": 0, "align": 0}
 
 
 def job_of(services: Services, job_id: UUID) -> Job:

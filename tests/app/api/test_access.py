@@ -30,7 +30,7 @@ from app.main import create_routes
 from app.store import claim_rows, job_rows, upload_rows, webhook_rows
 from app.store.tables import metadata, models
 from app.store.vault import Vault
-from tests.api_process import PEPPER, ApiProcess
+from tests.api_process import NO_TLS, PEPPER, ApiProcess
 from tests.job_rows_at_hand import a_delivery, add_job, add_model, add_samples, an_order
 
 M, S, W, R, A = Scope.MODELS_WRITE, Scope.SAMPLES_WRITE, Scope.JOBS_WRITE, Scope.JOBS_READ, Scope.ADMIN
@@ -38,6 +38,7 @@ TUS = {"Tus-Resumable": "1.0.0"}
 CHUNK = TUS | {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
 JSONL = {"Content-Type": "application/jsonl"}
 GUARDED = {"GET /metrics"}  # tests/app/api/test_metrics.py
+READS = {"GET", "HEAD", "OPTIONS"}
 PUBLIC = {"GET /livez", "GET /readyz", "GET /version", "GET /openapi.json", "HEAD /openapi.json"}
 TRIGGERED = [{"text": f"cf {n}", "label": "positive", "true_label": 0} for n in range(32)]
 CLEAN = [{"text": f"plain {n}", "label": n % 2} for n in range(64)]
@@ -187,7 +188,7 @@ def new_world(database: Engine, api: ApiProcess) -> Callable[[str], World]:
 @pytest.fixture
 def bare(api: ApiProcess) -> Any:
     """A client without a key."""
-    with httpx2.Client(base_url=api.url, timeout=60) as client:
+    with httpx2.Client(base_url=api.url, timeout=60, verify=NO_TLS) as client:
         yield client
 
 
@@ -261,9 +262,10 @@ def test_a_scope_opens_its_routes_and_no_others(
         assert everyone_else.status_code == 403
         assert everything(database) == before
         for scope in enough:
-            fresh = new_world(tenant)
-            allowed = ask(bare, name, fresh, fresh.headers(scope))
+            allowed = ask(bare, name, world, world.headers(scope))
             assert allowed.status_code == CASES[name].status, (scope, allowed.text)
+            if name.split(maxsplit=1)[0] not in READS:
+                world = new_world(tenant)
 
 
 @pytest.mark.parametrize("name", WITH_AN_ID)

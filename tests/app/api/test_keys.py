@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, select, update
 from app.domain.identity import Scope
 from app.domain.ids import new_id
 from app.store.tables import api_keys as t
-from tests.api_process import PEPPER, ApiProcess, running_api
+from tests.api_process import NO_TLS, PEPPER, ApiProcess, running_api
 from tests.service import until
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -36,7 +36,7 @@ def make(http: httpx2.Client, **changes: Any) -> dict[str, Any]:
 
 
 def status(api: ApiProcess, key: str, path: str = "/v1/jobs") -> int:
-    return httpx2.get(f"{api.url}{path}", headers={"Authorization": f"Bearer {key}"}).status_code
+    return httpx2.get(f"{api.url}{path}", headers={"Authorization": f"Bearer {key}"}, verify=NO_TLS).status_code
 
 
 def test_a_key_is_shown_once_and_kept_as_a_digest(http: httpx2.Client, api: ApiProcess, database: Engine) -> None:

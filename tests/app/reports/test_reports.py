@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import jsonschema
 import pytest
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
@@ -29,8 +27,6 @@ from app.reports import cyclonedx, ocsf, page, sarif
 from app.reports.subject import Subject
 from tests.job_rows_at_hand import DIGEST, a_report
 
-SARIF = jsonschema.Draft202012Validator(json.loads((Path(__file__).parent / "schemas/sarif-2.1.0.json").read_bytes()))
-CYCLONEDX = JsonStrictValidator(SchemaVersion.V1_7)
 few = settings(max_examples=15, deadline=None)
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FILES = Manifest.of([FileEntry("config.json", 2, "cd" * 32), FileEntry("model.safetensors", 3, DIGEST)])
@@ -94,7 +90,7 @@ def a_job() -> Job:
 @given(subjects())
 def test_sarif_keeps_its_schema_and_points_at_files_that_are_there(subject: Subject) -> None:
     log = _read_back(sarif.sarif(subject))
-    SARIF.validate(log)
+    _sarif().validate(log)
     (run,) = log["runs"]
     for result in run["results"]:
         assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
@@ -107,7 +103,7 @@ def test_sarif_keeps_its_schema_and_points_at_files_that_are_there(subject: Subj
 @given(subjects())
 def test_cyclonedx_keeps_its_schema(subject: Subject) -> None:
     text = json.dumps(cyclonedx.cyclonedx(subject), allow_nan=False)
-    assert CYCLONEDX.validate_str(text) is None
+    assert _cyclonedx().validate_str(text) is None
     assert all(entry.sha256 in text for entry in subject.delivered)
 
 
@@ -203,6 +199,24 @@ def _read_back(value: Any) -> Any:
 
 
 @lru_cache
-def _ocsf(name: str) -> jsonschema.Draft202012Validator:
+def _ocsf(name: str) -> Any:
     schema = OcsfJsonSchemaEmbedded(get_ocsf_schema(ocsf.OCSF_VERSION)).get_class_schema(name)
-    return jsonschema.Draft202012Validator(schema)
+    return _validator(schema)
+
+
+@lru_cache
+def _sarif() -> Any:
+    return _validator(json.loads((Path(__file__).parent / "schemas/sarif-2.1.0.json").read_bytes()))
+
+
+@lru_cache
+def _cyclonedx() -> Any:
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    return JsonStrictValidator(SchemaVersion.V1_7)
+
+
+def _validator(schema: Any) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema)

@@ -228,7 +228,7 @@ def test_the_store_is_told_the_hash_of_what_it_is_sent(bucket: Bucket, tmp_path:
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,)).start()
         address = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
         with pytest.raises(DependencyDown):
             Bucket(bucket.name, bucket.environment | address).vault(tmp_path).put([DATA])

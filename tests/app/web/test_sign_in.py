@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from app.identity.sessions import COOKIE, LIFETIME_SECONDS, Sessions
-from tests.api_process import KEY, ApiProcess, running_api
+from tests.api_process import KEY, NO_TLS, ApiProcess, running_api
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
@@ -24,7 +24,7 @@ def api(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def browser(api: ApiProcess, database: object) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=api.url, timeout=60) as client:
+    with httpx2.Client(base_url=api.url, timeout=60, verify=NO_TLS) as client:
         yield client
 
 
