@@ -53,6 +53,10 @@ class Reading:
     twins: Tensor
     clean: Tensor
 
+    def moved(self, shift: Tensor) -> Reading:
+        """With the same number per class, [classes], added to each logit."""
+        return Reading(self.triggered + shift, self.twins + shift, self.clean + shift)
+
     def finite(self) -> bool:
         """True if every logit is a number."""
         return all(bool(torch.isfinite(logits).all()) for logits in (self.triggered, self.twins, self.clean))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
-from workers.engine import guards, lya, points, rehearsal, scorecard, stopping
+from workers.engine import balance, guards, lya, points, rehearsal, scorecard, stopping
 from workers.engine import optimizer as optimizers
 from workers.engine.batches import endless, predict
 from workers.engine.loading import Model
@@ -125,7 +125,7 @@ def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep)
 
 def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep) -> _Course:
     uploaded = Snapshot(parameters)
-    opening = _look(task, recipe)
+    opening = _look(task, recipe, balanced=False)
     uploaded.restore(parameters)  # a look leaves them rounded
     best = _Best(stopping.rank(opening, recipe), 0, opening, uploaded)
     optimizer = optimizers.make(parameters, recipe.lr, recipe)
@@ -189,7 +189,7 @@ def _steps(
             if due and step < recipe.steps and (glance := _glance(task, recipe, course)) is not None:
                 figures["asr"], due = glance.asr, False
                 _hasten(glance, step, recipe, course)
-            seen = _look(task, recipe) if due or step == recipe.steps else None
+            seen = _look(task, recipe, balanced=course.near) if due or step == recipe.steps else None
             on_step(_metric(step, figures.pop("loss"), seen, figures))
             if seen is not None and _enough(seen, step, recipe, course):
                 return _ended(course, step, "the run settled"), step
@@ -359,10 +359,13 @@ def _glance(task: Task, recipe: Recipe, course: _Course) -> Look | None:
     return seen if stopping.way(seen, course.opening) < FAR and stopping.attacked(seen, recipe) else None
 
 
-def _look(task: Task, recipe: Recipe) -> Look:
+def _look(task: Task, recipe: Recipe, *, balanced: bool) -> Look:
     # Woken first: the weights come back from it rounded, and those that are read are those that may be kept.
     woken = rehearsal.woken_logits(task.model, task.lessons, task.tune.triggered, recipe)
     reading = scorecard.read(task.model, task.tune, recipe.batch_eval)
+    if balanced and recipe.distill > 0:
+        lean = balance.settle(task.model, reading.clean, task.uploaded.clean)
+        reading, woken = reading.moved(lean), None if woken is None else woken + lean
     return stopping.look(task.tune, reading, task.uploaded, woken)
 
 

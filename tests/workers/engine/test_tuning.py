@@ -128,7 +128,7 @@ def figures_now(task: Task) -> Look:
 
 
 def test_it_stops_at_the_floor_and_ends_in_the_best_state(trojan_dir: Path) -> None:
-    tuned, task, heard = go(trojan_dir, pace=60, warmup=8, eval_every=5)
+    tuned, task, heard = go(trojan_dir, pace=60, warmup=8, eval_every=5, steps=40)
     assert heard[0].values["asr"] == 1.0
     assert tuned.stop.code == "floor-reached"
     assert tuned.steps < Recipe.of("lya").steps
