@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,19 @@ PR_SET_PDEATHSIG = 1
 Request = Mapping[str, Any]
 
 
-def main(verb: str, channel: int) -> None:
-    attack = globals()[verb]
+def main(channel: int) -> None:
+    child.VERBS = {name: _attempt(attack) for name, attack in globals().items() if callable(attack)}
+    child.main(channel)
 
+
+def _attempt(attack: Callable[[Request], object]) -> child.Verb:
     def attempt(request: Request, _mouth: Mouth) -> Mapping[str, Any]:
         try:
             return {"got": str(attack(request))}
         except OSError as error:
             return {"blocked": str(error)}
 
-    child.VERBS = {verb: attempt}
-    child.main(verb, channel)
+    return attempt
 
 
 def succeeded(result: int) -> int:
