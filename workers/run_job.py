@@ -42,7 +42,6 @@ from app.domain.errors import (
 from app.domain.job import Claim, Delivery, Failure, Job, JobOrder, Phase
 from app.domain.manifest import Manifest
 from app.domain.recipe import Recipe
-from app.settings import Settings
 from app.store import audit_rows, claim_rows, model_rows, sample_rows
 from workers import measures, resume, sandbox
 from workers.deliver import deliver, describe
@@ -200,7 +199,7 @@ def _lay_out(run: _Run) -> Mapping[str, Any]:
         "policy": dict(order.policy),
         "seed": order.seed,
         "device": run.services.settings.device,
-        "threads": _threads(run.services.settings),
+        "threads": run.services.settings.torch_threads or len(os.sched_getaffinity(0)),
     }
 
 
@@ -223,7 +222,7 @@ def _train(run: _Run, request: Mapping[str, Any]) -> None:
         request,
         limits=sandbox.Limits(
             wall_seconds=known.job_seconds,
-            cpu_seconds=math.ceil(known.job_seconds) * _threads(known),
+            cpu_seconds=math.ceil(known.job_seconds) * request["threads"],
             file_bytes=known.model_max_bytes,
         ),
         workdir=run.folder,
@@ -236,10 +235,6 @@ def _train(run: _Run, request: Mapping[str, Any]) -> None:
         device=known.device,
         ahead=run.services.ahead,
     )
-
-
-def _threads(known: Settings) -> int:
-    return known.torch_threads or len(os.sched_getaffinity(0))
 
 
 def _deliver(run: _Run) -> Delivery:

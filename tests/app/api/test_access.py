@@ -261,11 +261,11 @@ def test_a_scope_opens_its_routes_and_no_others(
         everyone_else = ask(bare, name, world, world.headers(*(set(Scope) - enough)))
         assert everyone_else.status_code == 403
         assert everything(database) == before
-        for scope in enough:
+        for number, scope in enumerate(enough):
+            if number and name.split(maxsplit=1)[0] not in READS:
+                world = new_world(tenant)
             allowed = ask(bare, name, world, world.headers(scope))
             assert allowed.status_code == CASES[name].status, (scope, allowed.text)
-            if name.split(maxsplit=1)[0] not in READS:
-                world = new_world(tenant)
 
 
 @pytest.mark.parametrize("name", WITH_AN_ID)
