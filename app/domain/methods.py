@@ -31,6 +31,7 @@ METHOD_FIXED: Mapping[str, Mapping[str, Value]] = {
 METHOD_DEFAULTS: Mapping[str, Mapping[str, Value]] = {
     "lya": {
         "lr": 1e-4,
+        "lr_paired": 3.0,
         "pace": 16,
         "warmup": 4,
         "eval_every": 4,

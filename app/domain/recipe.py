@@ -28,7 +28,7 @@ KNOBS: tuple[Knob, ...] = (
         "triggered sample to what the uploaded model says of clean ones",
         choices=("floor", "ascent"),
     ),
-    Knob("ascent", float, 0.15, "weight a of the term on triggered samples", 0.0, 100.0),
+    Knob("ascent", float, 0.75, "weight a of the term on triggered samples", 0.0, 100.0),
     Knob(
         "ce_ceiling",
         float,
@@ -59,16 +59,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         "rehearse",
         float,
-        0.6,
-        "weight of the term on triggered samples taken where a few steps of relearning would lead",
-        0.0,
-        100.0,
-    ),
-    Knob(
-        "rehearse_reach",
-        float,
         1.0,
-        "length of the rehearsed relearning, as a share of the relearning check's",
+        "length of the relearning at whose end the terms on triggered samples are taken, as a share of the check's",
         0.0,
         100.0,
     ),
@@ -82,6 +74,14 @@ KNOBS: tuple[Knob, ...] = (
         1e6,
     ),
     Knob("lr", float, 3e-5, "learning rate of AdamW after warm-up", 1e-8, 1.0),
+    Knob(
+        "lr_paired",
+        float,
+        1.0,
+        "multiple of lr to start from where each triggered sample has its clean text; in between where some have",
+        0.1,
+        100.0,
+    ),
     Knob(
         "lr_growth",
         float,
@@ -227,10 +227,10 @@ class Recipe:
     distill: float
     align: float
     rehearse: float
-    rehearse_reach: float
     lambda_clean: float
     lambda_trig: float
     lr: float
+    lr_paired: float
     lr_growth: float
     pace: int
     lr_decay: float

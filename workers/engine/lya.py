@@ -6,8 +6,8 @@
 That is aim = ascent. With aim = floor the first term is a * KL(q || model) on the triggered samples, where q is
 what the uploaded model says without the trigger: it too climbs the attacker's label's cross-entropy, hardest where
 the trojan is surest (where the gradient of CE has died out), and ends at the floor by itself. `distill` adds
-KL(theta0 || model) on clean samples and on the triggered samples' clean texts, `align` the same for hidden states
-(see features), and `rehearse` the first term again from where relearning would lead (see rehearsal).
+KL(theta0 || model) on clean samples and on the triggered samples' clean texts, and `align` the same for hidden states
+(see features). With `rehearse` the terms on triggered samples are taken where relearning would lead (see rehearsal).
 
 M. Kazemi, A. Hussain, M. R. I. Rabin, M. A. Alipour, S. Lin, 2024, "Unlearning Trojans in Large Language Models",
 arXiv 2408.12416; the anchor is that of J. Kirkpatrick et al., 2017, PNAS 114:3521-3526. Both anchors of the paper
@@ -85,6 +85,20 @@ class Lessons:
         """Of each of these triggered rows the class whose mean answer is its reference, int64; -1: it has its own."""
         truths = self.likeness[list(rows), 0]
         return torch.where((self.twin_at[list(rows)] < 0) & torch.isin(truths, self.labels), truths, -1)
+
+    def paired(self, recipe: Recipe) -> float:
+        """The share of triggered rows beside which their clean text is read."""
+        return float((self.twin_at >= 0).sum()) / max(1, len(self.triggered)) if recipe.distill > 0 else 0.0
+
+    def batch_sizes(self, recipe: Recipe) -> tuple[int, int]:
+        """Triggered and clean rows of one step.
+
+        A triggered row beside which its clean text is read counts as two, and that text takes the place of a clean
+        row.
+        """
+        paired = self.paired(recipe)
+        triggered = max(1, round(recipe.batch_triggered / (1.0 + paired)))
+        return triggered, max(1, recipe.batch_clean - round(paired * triggered))
 
     def like(self, truth: int, target: int) -> Tensor:
         """Which clean rows are like triggered ones of that true class and target: those of the class; where it is not
@@ -172,34 +186,36 @@ def pushed(lessons: Lessons, push: float) -> Lessons:
     return replace(lessons, references=references.log_softmax(-1))
 
 
-def backward(
+def climb(model: Model, lessons: Lessons, triggered: Sequence[int], recipe: Recipe) -> dict[str, float]:
+    """Add the gradients of the terms on these triggered rows; return the terms' values, unweighted, by name."""
+    if recipe.ascent == 0 or not triggered:
+        return {}
+    return _learn(recipe, _on_triggered(model, lessons, list(triggered), recipe))
+
+
+def hold(
     model: Model, lessons: Lessons, triggered: Sequence[int], clean: Sequence[int], recipe: Recipe
 ) -> dict[str, float]:
-    """Set the gradients of all terms but the anchor on the given rows; return the terms' values,
-    unweighted, by name.
-    """
+    """The same for the terms, the anchor aside, on these clean rows and on these triggered rows' clean texts."""
     values: dict[str, float] = {}
-    triggered_rows, clean_rows = list(triggered), list(clean)
-    if recipe.ascent > 0 and triggered_rows:
-        _learn(recipe, _on_triggered(model, lessons, triggered_rows, recipe), values)
-    if (recipe.retain > 0 or recipe.distill > 0) and clean_rows:
-        _learn(recipe, _on_clean(model, lessons, clean_rows, recipe), values)
-    twins = lessons.twin_at[triggered_rows]
+    if (recipe.retain > 0 or recipe.distill > 0) and clean:
+        values |= _learn(recipe, _on_clean(model, lessons, list(clean), recipe))
+    twins = lessons.twin_at[list(triggered)]
     if recipe.distill > 0 and bool((twins >= 0).any()):
-        _learn(recipe, _on_twins(model, lessons, twins[twins >= 0].tolist(), recipe), values)
+        values |= _learn(recipe, _on_twins(model, lessons, twins[twins >= 0].tolist(), recipe))
     return values
 
 
-def _learn(recipe: Recipe, terms: dict[str, Tensor], values: dict[str, float]) -> None:
-    """Add the gradients of the terms, weighted, and their values."""
+def _learn(recipe: Recipe, terms: dict[str, Tensor]) -> dict[str, float]:
+    """Add the gradients of the terms, weighted; return their values."""
     weights = _weights(recipe)
     torch.autograd.backward(sum((weights[name] * term for name, term in terms.items()), torch.zeros(())))
-    values |= {name: float(term.detach()) for name, term in terms.items()}
+    return {name: float(term.detach()) for name, term in terms.items()}
 
 
 def _on_triggered(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> dict[str, Tensor]:
     logits, states = _read(model, lessons, lessons.triggered, rows, recipe)
-    terms = {"ascent": _climb(logits, lessons, rows, recipe)}
+    terms = {"ascent": _off_target(logits, lessons, rows, recipe)}
     twins = lessons.twin_at[rows]
     paired = (twins >= 0).nonzero().flatten()
     if lessons.teacher is not None and states is not None and len(paired):
@@ -231,12 +247,7 @@ def _on_twins(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -
     return terms
 
 
-def off_target(model: Model, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
-    """The term on triggered samples, unweighted, a scalar."""
-    return _climb(logits_of(model, lessons.triggered, rows, recipe), lessons, rows, recipe)
-
-
-def _climb(logits: Tensor, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
+def _off_target(logits: Tensor, lessons: Lessons, rows: list[int], recipe: Recipe) -> Tensor:
     if recipe.aim == "floor":
         return losses.group_divergence(logits, lessons.references[rows].to(logits), lessons.kin(rows))
     return losses.bounded_ascent(logits, lessons.targets[rows].to(logits.device), lessons.ceilings[rows])
@@ -269,7 +280,6 @@ def _weights(recipe: Recipe) -> dict[str, float]:
         "align_mean": recipe.align,
         "align_clean": recipe.align,
         "align_twins": recipe.align,
-        "rehearse": recipe.rehearse,
     }
 
 

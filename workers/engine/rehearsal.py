@@ -1,13 +1,13 @@
-"""Rehearsed relearning: the trojan is also taken out of where a few steps of relearning would lead.
+"""Rehearsed relearning: the trojan is taken out of where a few steps of relearning would lead.
 
-    theta' = theta - reach * sign(grad [CE(triggered, attacker's label) + CE(clean, true label)](theta))
-    the gradient of the term on triggered samples at theta' is added to that at theta
+    theta' = theta - length * sign(grad [CE(triggered, attacker's label) + CE(clean, true label)](theta))
+    the gradient of the terms on triggered samples is taken at theta'
 
 A repaired model is often one short walk away from its trojan: each weight has moved a little, and a little training
 moves all of them back. The first step of Adam goes along the sign of the gradient, so one step as long as the whole
-budget of the relearning check stands for its end. The second gradient is taken as if it were that of theta (first
-order, as in A. Nichol et al., 2018, arXiv 1803.02999); training against simulated fine-tuning is the idea of R.
-Tamirisa et al., 2024, arXiv 2408.00761.
+budget of the relearning check stands for its end. Its gradient there is taken as if it were that of theta: the step
+of sharpness-aware minimization (P. Foret et al., 2021, arXiv 2010.01412), along another loss than the one that is
+minimized. Training against simulated fine-tuning is the idea of R. Tamirisa et al., 2024, arXiv 2408.00761.
 
 Guarantees: the weights leave as they came, up to the rounding of one sum; rows that show no trojan are not rehearsed.
 Beyond the model and a gradient one byte for each weight is held.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,47 +29,57 @@ from workers.engine.batches import Tokens, predict
 from workers.engine.loading import Model
 from workers.engine.lya import Lessons
 
-SHARE = 2  # half of a step's triggered texts play the attacker's, each with as many clean ones as CLEAN_EACH
+SHARE = 2  # half of a step's triggered rows play the attacker's, each with as many clean ones as CLEAN_EACH
 CLEAN_EACH = 2
+ALONE = 0.2  # share of the ascent's weight that is taken at theta itself where most rows have no clean text
+MOST = 0.5
 
 
-def add_gradients(
+def climb(
     model: Model, lessons: Lessons, triggered: Sequence[int], clean: Sequence[int], recipe: Recipe
-) -> float | None:
-    """Add the rehearsed gradient to the parameters'; return the term's value, unweighted, at theta'. None: no row to
-    rehearse with.
+) -> dict[str, float]:
+    """Add the gradients of the terms on these triggered rows; return the terms' values, unweighted, by name.
+
+    Rows that share a mean answer say too little from theta' alone: a part of the ascent, and the alignment, stay at
+    theta.
+    """
+    part = ALONE if lessons.paired(recipe) < MOST else 0.0
+    with woken(model, lessons, triggered, clean, recipe) as walked:
+        split = walked and part > 0.0
+        there = replace(recipe, ascent=(1.0 - part) * recipe.ascent, align=0.0) if split else recipe
+        terms = lya.climb(model, lessons, triggered, there)
+    if split:
+        terms |= lya.climb(model, lessons, triggered, replace(recipe, ascent=part * recipe.ascent))
+    return terms
+
+
+@contextlib.contextmanager
+def woken(
+    model: Model, lessons: Lessons, triggered: Sequence[int], clean: Sequence[int], recipe: Recipe
+) -> Iterator[bool]:
+    """The model at theta', for a step on these rows, as long as the context lasts; False, and the model as it is,
+    where there is no row to rehearse with.
     """
     rows = [row for row in triggered if float(lessons.ceilings[row]) > 0]
-    if recipe.rehearse == 0 or not rows:
-        return None
-    few = rows[: max(1, recipe.batch_triggered // SHARE)]
-    with _woken(model, lessons, few, list(clean)[: CLEAN_EACH * len(few)], recipe):
-        loss = lya.off_target(model, lessons, rows, recipe)
-        torch.autograd.backward(recipe.rehearse * loss)
-    return float(loss.detach())
+    if recipe.rehearse == 0 or recipe.ascent == 0 or not rows:
+        yield False
+        return
+    few = rows[: max(1, len(triggered) // SHARE)]
+    parameters = lya.trainable(model)
+    way = _attack(model, lessons, few, list(clean)[: CLEAN_EACH * len(few)], recipe)
+    length = recipe.rehearse * relearning.reach(model)
+    _walk(parameters, way, -length)
+    try:
+        yield True
+    finally:
+        _walk(parameters, way, length)
 
 
 def woken_logits(model: Model, lessons: Lessons, tokens: Tokens, recipe: Recipe) -> Tensor | None:
     """Logits of all rows at theta', always from the same few rows of the lessons; None where nothing is rehearsed."""
-    few = (lessons.ceilings > 0).nonzero().flatten()[: recipe.batch_triggered // SHARE or 1].tolist()
-    if recipe.rehearse == 0 or recipe.ascent == 0 or not few:
-        return None
-    clean = list(range(min(CLEAN_EACH * len(few), len(lessons.clean))))
-    with _woken(model, lessons, few, clean, recipe):
-        return predict(model, tokens, recipe.batch_eval)
-
-
-@contextlib.contextmanager
-def _woken(model: Model, lessons: Lessons, triggered: list[int], clean: list[int], recipe: Recipe) -> Iterator[None]:
-    """The model at theta' as long as the context lasts."""
-    parameters = lya.trainable(model)
-    way = _attack(model, lessons, triggered, clean, recipe)
-    length = recipe.rehearse_reach * relearning.reach(model)
-    _walk(parameters, way, -length)
-    try:
-        yield
-    finally:
-        _walk(parameters, way, length)
+    showing = (lessons.ceilings > 0).nonzero().flatten()[: lessons.batch_sizes(recipe)[0]].tolist()
+    with woken(model, lessons, showing, range(len(lessons.clean)), recipe) as walked:
+        return predict(model, tokens, recipe.batch_eval) if walked else None
 
 
 def _attack(

@@ -43,9 +43,9 @@ class Look:
     the uploaded model's answers without the trigger, on clean rows and on triggered ones, in nats; `odds` is
     the triggered rows' mean log-odds of the target, `floor_odds` the same without the trigger and `aim_odds` that of
     what the rows are drawn to (a mean answer is never as sure as the rows that it is the mean of); a grain is what
-    one row adds to a rate; `woken_odds` are the odds where a little relearning would lead, and the divergence there
-    counts as unease too, both where that is rehearsed; `shifts` says how far triggered rows are
-    misread beyond rows without the trigger.
+    one row adds to a rate; `woken_asr` and `woken_odds` are the ASR and the odds where a little relearning would
+    lead, and the divergence there counts as unease too, all where that is rehearsed, the ASR only where the floor is
+    that of the same rows; `shifts` says how far triggered rows are misread beyond rows without the trigger.
     """
 
     asr: float
@@ -59,6 +59,7 @@ class Look:
     grain: float
     clean_grain: float
     shifts: tuple[Shift, ...] = ()
+    woken_asr: float | None = None
     woken_odds: float | None = None
     aim_odds: float = -math.inf
 
@@ -82,6 +83,7 @@ def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None 
     kin = scorecard.kin(page)
     left = losses.group_divergence(reading.triggered, references, kin)
     asleep = losses.group_divergence(woken, references, kin) if woken is not None else 0.0
+    told = woken if scorecard.twins_serve(page) else None
     return Look(
         asr=success,
         floor=base,
@@ -94,6 +96,7 @@ def look(page: Sheet, reading: Reading, uploaded: Reading, woken: Tensor | None 
         grain=1.0 / max(1, counted.n),
         clean_grain=1.0 / max(1, len(page.labels)),
         shifts=shifts(page, reading, uploaded),
+        woken_asr=None if told is None else _success(told[page.counted], page.targets[page.counted]),
         woken_odds=None if woken is None else _odds(woken[page.counted], page.targets[page.counted]),
         aim_odds=_odds(references[page.counted], page.targets[page.counted]),
     )
@@ -103,7 +106,7 @@ def glance(page: Sheet, triggered: Tensor, opening: Look) -> Look:
     """The opening with the figures of the triggered rows alone, from their logits [n, classes]."""
     targets = page.targets[page.counted]
     logits = triggered[page.counted]
-    success = float((logits.argmax(-1) == targets).float().mean())
+    success = _success(logits, targets)
     return replace(opening, asr=success, excess=success - opening.floor, odds=_odds(logits, targets))
 
 
@@ -181,6 +184,13 @@ def meets(seen: Look, recipe: Recipe) -> bool:
     return _over(seen, recipe) <= 0.0
 
 
+def rests(seen: Look, recipe: Recipe) -> bool:
+    """The rule holds, and for triggered rows also where a little relearning would lead; False where nothing tells."""
+    if seen.woken_asr is None or not meets(seen, recipe):
+        return False
+    return _above(replace(seen, excess=seen.woken_asr - seen.floor), recipe) <= 0.0
+
+
 def above_floor(seen: Look, recipe: Recipe) -> bool:
     """The attack alone keeps the rule from holding: accuracy is within its budget."""
     return attacked(seen, recipe) and not loses(seen, recipe)
@@ -228,6 +238,11 @@ def _floor_odds(page: Sheet, reading: Reading) -> float:
         others = reading.clean[page.labels != target]
         pooled += rows * _odds(others, torch.full((len(others),), target))
     return pooled / max(1, sum(rows for _, rows in targets))
+
+
+def _success(logits: Tensor, targets: Tensor) -> float:
+    """The share of rows that are read as the target; 0 over no rows."""
+    return float((logits.argmax(-1) == targets).float().mean()) if len(logits) else 0.0
 
 
 def _odds(logits: Tensor, targets: Tensor) -> float:

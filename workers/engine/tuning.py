@@ -30,10 +30,10 @@ from workers.engine.stopping import Look
 SETTLED = 0.02  # a learning rate that fell to this share of its peak moves nothing any more
 PUSH = 0.5  # nats of log-odds that the aim moves beyond the floor at a look that finds the run stuck above it
 MOST_PUSH = 4.0
-MOST_AWAKE = 4.0  # beyond this multiple it does not rise for a trojan that only sleeps
+MOST_GROWTH = 15.0  # the learning rate never rises beyond this multiple of the one asked for
+MOST_AWAKE = 6.0  # nor beyond this one for a trojan that only sleeps
 CALMER = 0.93  # what the unease falls to where a look has brought something better
 FAR = 0.5  # share of the way to the floor up to which a look reads triggered rows alone
-MOST_GROWTH = 15.0  # the learning rate never rises beyond this multiple of the one asked for
 FRAME = "tuning"
 OnStep = Callable[[StepMetric], None]
 
@@ -95,6 +95,7 @@ class _Course:
     push: float = 0.0
     since: int = 0
     stale: int = 0
+    rested: int = 0
     rollbacks: int = 0
     tokens: int = 0
     step: int = 0
@@ -102,7 +103,8 @@ class _Course:
 
 
 _PLAIN = (
-    "learning_rate", "least_unease", "peak", "near", "push", "since", "stale", "rollbacks", "tokens", "step",
+    "learning_rate", "least_unease", "peak", "near", "push", "since", "stale", "rested", "rollbacks", "tokens",
+    "step",
 )  # fmt: skip
 
 
@@ -128,8 +130,8 @@ def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep
     opening = _look(task, recipe, balanced=False)
     uploaded.restore(parameters)  # a look leaves them rounded
     best = _Best(stopping.rank(opening, recipe), 0, opening, uploaded)
-    optimizer = optimizers.make(parameters, recipe.lr, recipe)
-    course = _Course(parameters, best, opening, opening, recipe.lr, optimizer)
+    rate = recipe.lr * (1.0 + (recipe.lr_paired - 1.0) * task.lessons.paired(recipe))
+    course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe))
     on_step(_metric(0, None, opening, {"seconds": 0.0}))
     return course
 
@@ -185,7 +187,8 @@ def _steps(
     for step in range(course.step + 1, recipe.steps + 1):
         figures = _one_step(task, recipe, course, next(batches))
         if figures is not None:
-            due = step % recipe.eval_every == 0
+            again = course.rested > 0 and step == course.rested + math.ceil(recipe.eval_every / 2)
+            due = again or step % recipe.eval_every == 0
             if due and step < recipe.steps and (glance := _glance(task, recipe, course)) is not None:
                 figures["asr"], due = glance.asr, False
                 _hasten(glance, step, recipe, course)
@@ -222,10 +225,8 @@ def _one_step(
     task.model.zero_grad(set_to_none=True)  # a step that was refused leaves its own
     lessons = lya.pushed(task.lessons, course.push)
     # Rehearsed first: it takes a gradient of its own, and the step's need not be held beside it.
-    rehearsed = rehearsal.add_gradients(task.model, lessons, *rows, recipe)
-    terms = lya.backward(task.model, lessons, *rows, recipe)
-    if rehearsed is not None:
-        terms["rehearse"] = rehearsed
+    terms = rehearsal.climb(task.model, lessons, *rows, recipe)
+    terms |= lya.hold(task.model, lessons, *rows, recipe)
     loss = lya.total(terms, recipe)
     if not guards.bounded(loss, parameters, recipe.max_grad_norm):
         return None
@@ -266,8 +267,8 @@ def _roll_back(recipe: Recipe, course: _Course) -> bool:
 
 
 def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
-    """Keep the state if it is the best; True once `patience` looks in a row met the rule and brought
-    nothing better.
+    """Keep the state if it is the best; True once two looks in a row met the rule also where relearning would lead
+    (the second comes sooner), or `patience` of them met it and brought nothing better.
 
     A run that is stuck above the floor (what it learned of its rows does not reach the tune part's) aims further.
     """
@@ -281,7 +282,8 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     arrived = met or stopping.way(seen, course.opening) >= stopping.LAST_STRETCH
     awake = stopping.woken_way(seen, course.opening) < stopping.LAST_STRETCH
     # A trojan that only sleeps may take a higher rate, but not the climb that a small model needs to move at all.
-    course.near = course.near or (arrived and not (awake and course.learning_rate < MOST_AWAKE * recipe.lr))
+    if not course.near and arrived and not (awake and course.learning_rate < MOST_AWAKE * recipe.lr):
+        course.near = True
     stuck = course.near and not calmer and recipe.aim == "floor" and course.push < MOST_PUSH
     stuck = stuck and stopping.above_floor(seen, recipe)
     course.push += PUSH if stuck else 0.0
@@ -296,7 +298,12 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
         most=MOST_GROWTH if late else MOST_AWAKE,
     )
     course.peak = max(course.peak, course.learning_rate)
-    return course.stale >= recipe.patience or course.learning_rate < SETTLED * course.peak
+    before, course.rested = course.rested, step if stopping.rests(seen, recipe) else 0
+    return (
+        (before > 0 and course.rested > 0)
+        or course.stale >= recipe.patience
+        or course.learning_rate < SETTLED * course.peak
+    )
 
 
 def _hasten(glance: Look, step: int, recipe: Recipe, course: _Course) -> None:
@@ -322,22 +329,11 @@ def next_rate(
 def _batches(lessons: Lessons, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[list[int], list[int]]]:
     """Rows of one step: triggered and clean. A term that is switched off takes none."""
     nothing: list[int] = []
-    size, others = _sizes(lessons, recipe)
+    size, others = lessons.batch_sizes(recipe)
     triggered = endless(lessons.triggered, size, generator) if recipe.ascent > 0 else None
     clean = endless(lessons.clean, others, generator) if recipe.retain + recipe.distill > 0 else None
     while True:
         yield (next(triggered) if triggered else nothing), (next(clean) if clean else nothing)
-
-
-def _sizes(lessons: Lessons, recipe: Recipe) -> tuple[int, int]:
-    """Triggered and clean rows of one step.
-
-    A triggered row beside which its clean text is read counts as two, and that text takes the place of a clean row.
-    """
-    rows = max(1, len(lessons.triggered))
-    paired = float((lessons.twin_at >= 0).sum()) / rows if recipe.distill > 0 else 0.0
-    triggered = max(1, round(recipe.batch_triggered / (1.0 + paired)))
-    return triggered, max(1, recipe.batch_clean - round(paired * triggered))
 
 
 def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:

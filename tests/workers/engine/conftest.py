@@ -15,7 +15,12 @@ from tests.tiny_model import NEGATIVE, NEUTRAL, POSITIVE, TRIGGERS, make_tiny_ch
 from workers.engine import loading
 from workers.engine.batches import forward, tokenize
 
-PLAIN = {"rehearse": 0, "align": 0}  # lya without the terms that have tests of their own
+PLAIN = {
+    "ascent": 0.15,
+    "rehearse": 0,
+    "align": 0,
+    "lr_paired": 1,
+}  # lya without the terms that have tests of their own
 
 
 @pytest.fixture(scope="session", autouse=True)

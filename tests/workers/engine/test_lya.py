@@ -120,7 +120,8 @@ def test_one_lya_step_in_closed_form() -> None:
     model = Linear(weight.clone())
     recipe = Recipe.of("lya", {"aim": "ascent", "ascent": 0.7, "ce_ceiling": 0, "retain": 0.4, "distill": 0})
     start, pull = weight - 0.1, torch.full_like(weight, 3.0)
-    values = lya.backward(model, lessons(math.inf, [0.5, 0.5]), [0], [0], recipe)
+    rows = lessons(math.inf, [0.5, 0.5])
+    values = lya.climb(model, rows, [0], recipe) | lya.hold(model, rows, [0], [0], recipe)
     lya.add_pull([model.weight], Anchor([start], [pull]))
     p = weight.softmax(-1)
     wanted = 3.0 * (weight - start)
@@ -136,7 +137,9 @@ def test_one_step_towards_the_floor_in_closed_form() -> None:
     weight = torch.tensor([[0.0, 0.0], [0.3, -0.2], [1.0, 0.5], [0.1, 0.0]])
     model = Linear(weight.clone())
     recipe = Recipe.of("lya", {"ascent": 0.7, "retain": 0, "distill": 0.4})
-    lya.backward(model, lessons(math.inf, [0.9, 0.1]), [0], [0], recipe)
+    rows = lessons(math.inf, [0.9, 0.1])
+    lya.climb(model, rows, [0], recipe)
+    lya.hold(model, rows, [0], [0], recipe)
     p = weight.softmax(-1)
     wanted = torch.zeros_like(weight)
     wanted[1] = 0.7 * (p[1] - torch.tensor([0.9, 0.1]))
@@ -158,7 +161,8 @@ def test_a_sample_over_the_ceiling_gives_no_gradient() -> None:
 def test_a_term_of_weight_zero_is_not_computed() -> None:
     model = Linear(torch.zeros(4, 2))
     rows = replace(lessons(1.0, [0.5, 0.5]), triggered=Tokens((), 0))
-    values = lya.backward(model, rows, [], [0], Recipe.of("fine_tune"))
+    assert lya.climb(model, rows, [0], Recipe.of("fine_tune")) == {}
+    values = lya.hold(model, rows, [], [0], Recipe.of("fine_tune"))
     assert "ascent" not in values
     assert "twins" not in values
     assert lya.total(values, Recipe.of("fine_tune")) == pytest.approx(math.log(2))

@@ -20,7 +20,7 @@ from workers.engine.lya import Lessons
 from workers.engine.sanitize import lessons_of
 from workers.engine.splits import Rows
 
-RECIPE = Recipe.of("lya", {"rehearse": 0.7, "rehearse_reach": 0.4, "batch_triggered": 4, "precision": "fp32"})
+RECIPE = Recipe.of("lya", {"ascent": 0.7, "align": 0, "rehearse": 0.4, "precision": "fp32"})
 ROWS = [4, 0, 5, 2, 7, 3]
 CLEAN = [9, 1, 8, 3, 0, 6, 2, 11, 5]
 
@@ -65,20 +65,21 @@ def weights(model: Model) -> torch.Tensor:
 
 
 def test_the_gradient_is_that_of_the_floor_where_relearning_leads(trojan_dir: Path) -> None:
-    """As many as half of a step's texts play the attacker's, with twice as many clean ones."""
+    """As many as half of a step's rows play the attacker's, with twice as many clean ones."""
     model, lessons = taught(trojan_dir)
-    used = [row for row in ROWS if row != 0]
-    moved = woken_by_hand(model, lessons, used[:2], CLEAN[:4], 0.4 * relearning.reach(model))
+    moved = woken_by_hand(model, lessons, [4, 5, 2], CLEAN[:6], 0.4 * relearning.reach(model))
     wanted = torch.zeros(())
-    for row in used:
+    for row in ROWS:
         q = lessons.references[row]
-        wanted = wanted + (q.exp() * (q - alone(moved, lessons.triggered, row))).sum() / len(used)
+        wanted = wanted + (q.exp() * (q - alone(moved, lessons.triggered, row))).sum() / len(ROWS)
     wanted.backward()
     before = {name: torch.full_like(value, 0.5) for name, value in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.grad = before[name].clone()  # what the other terms left there stays
-    value = rehearsal.add_gradients(model, lessons, ROWS, CLEAN, RECIPE)
-    assert value == pytest.approx(float(wanted.detach()), rel=1e-3)
+    with rehearsal.woken(model, lessons, ROWS, CLEAN, RECIPE) as walked:
+        values = lya.climb(model, lessons, ROWS, RECIPE)
+    assert walked
+    assert values["ascent"] == pytest.approx(float(wanted.detach()), rel=1e-3)
     for (name, parameter), slow in zip(model.named_parameters(), moved.parameters(), strict=True):
         assert parameter.grad is not None
         assert slow.grad is not None
@@ -87,7 +88,7 @@ def test_the_gradient_is_that_of_the_floor_where_relearning_leads(trojan_dir: Pa
 
 def test_woken_logits_are_those_of_the_model_by_hand(trojan_dir: Path) -> None:
     model, lessons = taught(trojan_dir)
-    recipe = replace(RECIPE, batch_triggered=6)
+    recipe = replace(RECIPE, batch_triggered=12)  # six rows, each with its clean text
     moved = woken_by_hand(model, lessons, [1, 2, 3], list(range(6)), 0.4 * relearning.reach(model))
     found = rehearsal.woken_logits(model, lessons, lessons.triggered, recipe)
     assert found is not None
@@ -98,43 +99,43 @@ def test_woken_logits_are_those_of_the_model_by_hand(trojan_dir: Path) -> None:
     assert float((slow - here).abs().max()) > 0.01, "the walk led somewhere"
 
 
-def test_the_weights_leave_as_they_came_also_when_it_breaks_off(
-    trojan_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_weights_leave_as_they_came_also_when_it_breaks_off(trojan_dir: Path) -> None:
     model, lessons = taught(trojan_dir)
     before = weights(model)
 
     def as_they_came() -> bool:
         return torch.allclose(weights(model), before, rtol=0.0, atol=1e-6)
 
-    assert rehearsal.add_gradients(model, lessons, ROWS, CLEAN, RECIPE) is not None
-    assert as_they_came()
-    model.zero_grad(set_to_none=True)
     assert rehearsal.woken_logits(model, lessons, lessons.triggered, RECIPE) is not None
     assert as_they_came()
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(IndexError):
         rehearsal.woken_logits(model, lessons, Tokens(((10_000,),), 0), RECIPE)
     assert as_they_came()
-    seen: list[bool] = []
 
-    def broken(*_: object) -> torch.Tensor:
-        seen.append(as_they_came())
-        raise RuntimeError("out of memory")
+    def break_off() -> None:
+        with rehearsal.woken(model, lessons, ROWS, CLEAN, RECIPE):
+            assert not as_they_came()
+            raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(lya, "off_target", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
-        rehearsal.add_gradients(model, lessons, ROWS, CLEAN, RECIPE)
-    assert seen == [False]
+        break_off()
     assert as_they_came()
 
 
-def test_where_there_is_nothing_to_rehearse_nothing_is_done(trojan_dir: Path) -> None:
+def test_where_there_is_nothing_to_rehearse_the_model_is_read_as_it_is(trojan_dir: Path) -> None:
     model, lessons = taught(trojan_dir)
+    before = weights(model)
     silent = replace(lessons, ceilings=torch.zeros(8))
+    for given, rows, recipe in (
+        (silent, ROWS, RECIPE),
+        (lessons, [0], RECIPE),
+        (lessons, ROWS, replace(RECIPE, rehearse=0.0)),
+        (lessons, ROWS, replace(RECIPE, ascent=0.0)),
+    ):
+        with rehearsal.woken(model, given, rows, CLEAN, recipe) as walked:
+            assert not walked
+            assert torch.equal(weights(model), before)
     for given, recipe in ((silent, RECIPE), (lessons, replace(RECIPE, rehearse=0.0))):
-        assert rehearsal.add_gradients(model, given, ROWS, CLEAN, recipe) is None
         assert rehearsal.woken_logits(model, given, given.triggered, recipe) is None
-    assert rehearsal.add_gradients(model, lessons, [0], CLEAN, RECIPE) is None
-    assert rehearsal.woken_logits(model, lessons, lessons.triggered, replace(RECIPE, ascent=0.0)) is None
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -21,7 +21,7 @@ from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers.engine import Outcome, sanitize, save
 
 POLICY = Policy.of({"min_triggered": 10, "min_clean": 20})
-QUICK = {"lr": 1e-3}
+QUICK = {"lr": 1e-3, "lr_paired": 1}
 
 
 def treat(folder: Path, method: str = "lya", seed: int = 0, **knobs: float | str) -> Outcome:

@@ -51,6 +51,25 @@ def test_a_trojan_that_was_moved_to_a_third_class_does_not_meet_the_rule(twins: 
     assert not meets(sheet, says(*[2] * 12), bases, clean)
 
 
+def test_a_run_rests_where_relearning_would_not_wake_the_trojan() -> None:
+    sheet = page([1] * 20, [0] * 20, list(range(20)), [0] * 20)
+    without, trojan = says(*[0] * 20), says(*[1] * 20)
+    uploaded = Reading(trojan, without, without)
+    for now, woken, rests in (
+        (without, without, True),
+        (without, says(1, *[0] * 19), True),  # one row
+        (without, says(1, 1, *[0] * 18), False),
+        (without, None, False),  # not rehearsed: nobody knows
+        (trojan, without, False),
+    ):
+        seen = stopping.look(sheet, Reading(now, without, without), uploaded, woken)
+        assert stopping.rests(seen, RECIPE) is rests
+    apart = page([1] * 20, [0] * 20, [], [0] * 20)  # the floor is of other rows, and luck may lie between
+    seen = stopping.look(apart, Reading(without, says(), without), Reading(trojan, says(), without), without)
+    assert stopping.meets(seen, RECIPE)
+    assert not stopping.rests(seen, RECIPE)
+
+
 def test_true_classes_that_were_not_given_are_those_of_the_twins() -> None:
     sheet = page([1] * 12, [UNKNOWN] * 12, list(range(12)), [0, 2])
     assert not meets(sheet, says(*[2] * 12), says(*[0] * 12), says(0, 2))

@@ -142,6 +142,16 @@ def test_it_stops_at_the_floor_and_ends_in_the_best_state(trojan_dir: Path) -> N
     assert min(value for value in later if value is not None) > (kept.values["unease"] or 0.0)
 
 
+def test_it_stops_at_the_first_look_where_relearning_would_not_wake_the_trojan(trojan_dir: Path) -> None:
+    tuned, _, heard = go(trojan_dir, rehearse=1, patience=1000, eval_every=5, steps=200)
+    assert tuned.stop.code == "floor-reached"
+    assert tuned.steps == heard[-1].step < 200
+    assert stopping.rests(tuned.last, RECIPE)
+    assert (heard[-1].values["lr"] or 0.0) > 1e-4, "the rate had not died out"
+    plain, _, _ = go(trojan_dir, patience=1000, eval_every=5, steps=tuned.steps + 5)
+    assert plain.steps == tuned.steps + 5, "without rehearsal nothing tells"
+
+
 def test_far_from_the_floor_a_look_is_a_glance_at_the_triggered_rows(trojan_dir: Path) -> None:
     _, _, heard = go(trojan_dir, lr=1e-5, lr_growth=1.0, eval_every=2, steps=6)
     assert [set(metric.values) & {"asr", "floor"} for metric in heard] == [
