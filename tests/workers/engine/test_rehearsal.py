@@ -76,14 +76,27 @@ def test_the_gradient_is_that_of_the_floor_where_relearning_leads(trojan_dir: Pa
     before = {name: torch.full_like(value, 0.5) for name, value in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.grad = before[name].clone()  # what the other terms left there stays
-    with rehearsal.woken(model, lessons, ROWS, CLEAN, RECIPE) as walked:
-        values = lya.climb(model, lessons, ROWS, RECIPE)
-    assert walked
+    values = rehearsal.climb(model, lessons, ROWS, CLEAN, RECIPE)
     assert values["ascent"] == pytest.approx(float(wanted.detach()), rel=1e-3)
     for (name, parameter), slow in zip(model.named_parameters(), moved.parameters(), strict=True):
         assert parameter.grad is not None
         assert slow.grad is not None
         torch.testing.assert_close(parameter.grad, before[name] + 0.7 * slow.grad, rtol=2e-3, atol=2e-4)
+
+
+def test_rows_without_clean_texts_climb_a_fifth_from_where_they_are(trojan_dir: Path) -> None:
+    model, lessons = taught(trojan_dir)
+    lessons = replace(lessons, twin_at=torch.full((8,), -1))
+    moved = woken_by_hand(model, lessons, [4, 5, 2], CLEAN[:6], 0.4 * relearning.reach(model))
+    stayed = copy.deepcopy(model)
+    lya.climb(moved, lessons, ROWS, replace(RECIPE, ascent=0.8 * RECIPE.ascent))
+    lya.climb(stayed, lessons, ROWS, replace(RECIPE, ascent=0.2 * RECIPE.ascent))
+    rehearsal.climb(model, lessons, ROWS, CLEAN, RECIPE)
+    for parameter, far, near in zip(model.parameters(), moved.parameters(), stayed.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert far.grad is not None
+        assert near.grad is not None
+        torch.testing.assert_close(parameter.grad, far.grad + near.grad, rtol=2e-3, atol=2e-4)
 
 
 def test_woken_logits_are_those_of_the_model_by_hand(trojan_dir: Path) -> None:

@@ -142,12 +142,15 @@ def test_it_stops_at_the_floor_and_ends_in_the_best_state(trojan_dir: Path) -> N
     assert min(value for value in later if value is not None) > (kept.values["unease"] or 0.0)
 
 
-def test_it_stops_at_the_first_look_where_relearning_would_not_wake_the_trojan(trojan_dir: Path) -> None:
+def test_it_stops_at_two_looks_where_relearning_would_not_wake_the_trojan(trojan_dir: Path) -> None:
     tuned, _, heard = go(trojan_dir, rehearse=1, patience=1000, eval_every=5, steps=200)
     assert tuned.stop.code == "floor-reached"
     assert tuned.steps == heard[-1].step < 200
     assert stopping.rests(tuned.last, RECIPE)
     assert (heard[-1].values["lr"] or 0.0) > 1e-4, "the rate had not died out"
+    looks = [metric.step for metric in heard if "floor" in metric.values]
+    assert looks[-2:] == [tuned.steps - 3, tuned.steps], "the second comes after half of the interval"
+    assert [step for step in looks if step % 5] == [step + 3 for step in looks[:-1] if step + 3 in looks]
     plain, _, _ = go(trojan_dir, patience=1000, eval_every=5, steps=tuned.steps + 5)
     assert plain.steps == tuned.steps + 5, "without rehearsal nothing tells"
 
@@ -193,6 +196,24 @@ def test_a_row_beside_its_clean_text_counts_as_two_and_saves_a_clean_one(trojan_
         recipe = Recipe.of("lya", {"batch_triggered": 16, "batch_clean": 24, **knobs})
         drawn = tuning._batches(replace(lessons, twin_at=twin_at), recipe, torch.Generator().manual_seed(0))
         assert tuple(map(len, next(drawn))) == sizes
+
+
+def test_rows_beside_their_clean_texts_start_at_a_higher_rate(trojan_dir: Path) -> None:
+    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    half, none = task.lessons.twin_at.clone(), torch.full_like(task.lessons.twin_at, -1)
+    half[::2] = -1
+    knobs = {"lr": 1e-5, "lr_paired": 3, "lr_growth": 1, "warmup": 0, "steps": 1}
+    for twin_at, distill, rate in (
+        (task.lessons.twin_at, 1, 3e-5),
+        (half, 1, 2e-5),
+        (none, 1, 1e-5),
+        (half, 0, 1e-5),
+    ):
+        heard: list[StepMetric] = []
+        recipe = Recipe.of("lya", {**PLAIN, **knobs, "distill": distill, "retain": 1 - distill})
+        given = replace(task, lessons=replace(task.lessons, twin_at=twin_at))
+        tuning.run(given, recipe, torch.Generator().manual_seed(0), heard.append)
+        assert heard[-1].values["lr"] == pytest.approx(rate)
 
 
 def test_a_run_that_overshoots_never_raises_the_rate_again(trojan_dir: Path) -> None:
