@@ -47,10 +47,15 @@ def climb(
     with woken(model, lessons, triggered, clean, recipe) as walked:
         split = walked and part > 0.0
         there = replace(recipe, ascent=(1.0 - part) * recipe.ascent, align=0.0) if split else recipe
-        terms = lya.climb(model, lessons, triggered, there)
+        terms = lya.climb(model, lessons, _showing(lessons, triggered) if split else triggered, there)
     if split:
         terms |= lya.climb(model, lessons, triggered, replace(recipe, ascent=part * recipe.ascent))
     return terms
+
+
+def _showing(lessons: Lessons, triggered: Sequence[int]) -> list[int]:
+    """Those of the rows that show the trojan."""
+    return [row for row in triggered if float(lessons.ceilings[row]) > 0]
 
 
 @contextlib.contextmanager
@@ -60,7 +65,7 @@ def woken(
     """The model at theta', for a step on these rows, as long as the context lasts; False, and the model as it is,
     where there is no row to rehearse with.
     """
-    rows = [row for row in triggered if float(lessons.ceilings[row]) > 0]
+    rows = _showing(lessons, triggered)
     if recipe.rehearse == 0 or recipe.ascent == 0 or not rows:
         yield False
         return

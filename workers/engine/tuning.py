@@ -31,7 +31,7 @@ SETTLED = 0.02  # a learning rate that fell to this share of its peak moves noth
 PUSH = 0.5  # nats of log-odds that the aim moves beyond the floor at a look that finds the run stuck above it
 MOST_PUSH = 4.0
 MOST_GROWTH = 15.0  # the learning rate never rises beyond this multiple of the one asked for
-MOST_AWAKE = 6.0  # nor beyond this one for a trojan that only sleeps
+MOST_AWAKE = 4.0  # nor beyond this one, or twice the first rate, for a trojan that only sleeps
 CALMER = 0.93  # what the unease falls to where a look has brought something better
 FAR = 0.5  # share of the way to the floor up to which a look reads triggered rows alone
 FRAME = "tuning"
@@ -90,6 +90,7 @@ class _Course:
     learning_rate: float
     optimizer: torch.optim.Optimizer
     least_unease: float = math.inf
+    start: float = 0.0
     peak: float = 0.0
     near: bool = False
     push: float = 0.0
@@ -103,8 +104,8 @@ class _Course:
 
 
 _PLAIN = (
-    "learning_rate", "least_unease", "peak", "near", "push", "since", "stale", "rested", "rollbacks", "tokens",
-    "step",
+    "learning_rate", "least_unease", "start", "peak", "near", "push", "since", "stale", "rested", "rollbacks",
+    "tokens", "step",
 )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep
     uploaded.restore(parameters)  # a look leaves them rounded
     best = _Best(stopping.rank(opening, recipe), 0, opening, uploaded)
     rate = recipe.lr * (1.0 + (recipe.lr_paired - 1.0) * task.lessons.paired(recipe))
-    course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe))
+    course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe), start=rate)
     on_step(_metric(0, None, opening, {"seconds": 0.0}))
     return course
 
@@ -282,8 +283,8 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     arrived = met or stopping.way(seen, course.opening) >= stopping.LAST_STRETCH
     awake = stopping.woken_way(seen, course.opening) < stopping.LAST_STRETCH
     # A trojan that only sleeps may take a higher rate, but not the climb that a small model needs to move at all.
-    if not course.near and arrived and not (awake and course.learning_rate < MOST_AWAKE * recipe.lr):
-        course.near = True
+    most_awake = max(MOST_AWAKE, 2.0 * course.start / recipe.lr)
+    course.near = course.near or (arrived and not (awake and course.learning_rate < most_awake * recipe.lr))
     stuck = course.near and not calmer and recipe.aim == "floor" and course.push < MOST_PUSH
     stuck = stuck and stopping.above_floor(seen, recipe)
     course.push += PUSH if stuck else 0.0
@@ -295,7 +296,7 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
         near=course.near,
         good=stuck or (calmer and not met),
         lagging=late or asleep,
-        most=MOST_GROWTH if late else MOST_AWAKE,
+        most=MOST_GROWTH if late else most_awake,
     )
     course.peak = max(course.peak, course.learning_rate)
     before, course.rested = course.rested, step if stopping.rests(seen, recipe) else 0

@@ -89,7 +89,8 @@ def test_rows_without_clean_texts_climb_a_fifth_from_where_they_are(trojan_dir: 
     lessons = replace(lessons, twin_at=torch.full((8,), -1))
     moved = woken_by_hand(model, lessons, [4, 5, 2], CLEAN[:6], 0.4 * relearning.reach(model))
     stayed = copy.deepcopy(model)
-    lya.climb(moved, lessons, ROWS, replace(RECIPE, ascent=0.8 * RECIPE.ascent))
+    showing = [row for row in ROWS if row != 0]
+    lya.climb(moved, lessons, showing, replace(RECIPE, ascent=0.8 * RECIPE.ascent))
     lya.climb(stayed, lessons, ROWS, replace(RECIPE, ascent=0.2 * RECIPE.ascent))
     rehearsal.climb(model, lessons, ROWS, CLEAN, RECIPE)
     for parameter, far, near in zip(model.parameters(), moved.parameters(), stayed.parameters(), strict=True):
