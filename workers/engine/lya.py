@@ -100,6 +100,10 @@ class Lessons:
         triggered = max(1, round(recipe.batch_triggered / (1.0 + paired)))
         return triggered, max(1, recipe.batch_clean - round(paired * triggered))
 
+    def first_rate(self, recipe: Recipe) -> float:
+        """The learning rate that a run starts at."""
+        return recipe.lr * (1.0 + (recipe.lr_paired - 1.0) * self.paired(recipe))
+
     def like(self, truth: int, target: int) -> Tensor:
         """Which clean rows are like triggered ones of that true class and target: those of the class; where it is not
         known, or no clean row has it, those of another class than the target. Boolean [m].

@@ -90,7 +90,6 @@ class _Course:
     learning_rate: float
     optimizer: torch.optim.Optimizer
     least_unease: float = math.inf
-    start: float = 0.0
     peak: float = 0.0
     near: bool = False
     push: float = 0.0
@@ -104,8 +103,8 @@ class _Course:
 
 
 _PLAIN = (
-    "learning_rate", "least_unease", "start", "peak", "near", "push", "since", "stale", "rested", "rollbacks",
-    "tokens", "step",
+    "learning_rate", "least_unease", "peak", "near", "push", "since", "stale", "rested", "rollbacks", "tokens",
+    "step",
 )  # fmt: skip
 
 
@@ -131,8 +130,8 @@ def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep
     opening = _look(task, recipe, balanced=False)
     uploaded.restore(parameters)  # a look leaves them rounded
     best = _Best(stopping.rank(opening, recipe), 0, opening, uploaded)
-    rate = recipe.lr * (1.0 + (recipe.lr_paired - 1.0) * task.lessons.paired(recipe))
-    course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe), start=rate)
+    rate = task.lessons.first_rate(recipe)
+    course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe))
     on_step(_metric(0, None, opening, {"seconds": 0.0}))
     return course
 
@@ -195,7 +194,7 @@ def _steps(
                 _hasten(glance, step, recipe, course)
             seen = _look(task, recipe, balanced=course.near) if due or step == recipe.steps else None
             on_step(_metric(step, figures.pop("loss"), seen, figures))
-            if seen is not None and _enough(seen, step, recipe, course):
+            if seen is not None and _enough(task.lessons, seen, step, recipe, course):
                 return _ended(course, step, "the run settled"), step
         elif _roll_back(recipe, course):
             on_step(_metric(step, None, None, {"rolled_back": 1.0, "lr": course.learning_rate}))
@@ -263,11 +262,11 @@ def _roll_back(recipe: Recipe, course: _Course) -> bool:
     course.best.state.restore(course.parameters)
     course.learning_rate /= 2
     course.optimizer = optimizers.make(course.parameters, course.learning_rate, recipe)
-    course.since = course.stale = 0
+    course.since = course.stale = course.rested = 0
     return True
 
 
-def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
+def _enough(lessons: Lessons, seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     """Keep the state if it is the best; True once two looks in a row met the rule also where relearning would lead
     (the second comes sooner), or `patience` of them met it and brought nothing better.
 
@@ -283,7 +282,7 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     arrived = met or stopping.way(seen, course.opening) >= stopping.LAST_STRETCH
     awake = stopping.woken_way(seen, course.opening) < stopping.LAST_STRETCH
     # A trojan that only sleeps may take a higher rate, but not the climb that a small model needs to move at all.
-    most_awake = max(MOST_AWAKE, 2.0 * course.start / recipe.lr)
+    most_awake = max(MOST_AWAKE, 2.0 * lessons.first_rate(recipe) / recipe.lr)
     course.near = course.near or (arrived and not (awake and course.learning_rate < most_awake * recipe.lr))
     stuck = course.near and not calmer and recipe.aim == "floor" and course.push < MOST_PUSH
     stuck = stuck and stopping.above_floor(seen, recipe)
@@ -308,7 +307,8 @@ def _enough(seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
 
 
 def _hasten(glance: Look, step: int, recipe: Recipe, course: _Course) -> None:
-    """The learning rate after a glance."""
+    """The learning rate after a glance. What is seen there does not rest."""
+    course.rested = 0
     late = stopping.lags(glance, course.opening, step, recipe)
     course.learning_rate = next_rate(course.learning_rate, recipe, near=False, good=False, lagging=late)
     course.peak = max(course.peak, course.learning_rate)

@@ -15,12 +15,8 @@ from tests.tiny_model import NEGATIVE, NEUTRAL, POSITIVE, TRIGGERS, make_tiny_ch
 from workers.engine import loading
 from workers.engine.batches import forward, tokenize
 
-PLAIN = {
-    "ascent": 0.15,
-    "rehearse": 0,
-    "align": 0,
-    "lr_paired": 1,
-}  # lya without the terms that have tests of their own
+# lya without what has tests of its own: the terms, and the higher rate beside clean texts
+PLAIN = {"ascent": 0.15, "rehearse": 0, "align": 0, "lr_paired": 1}
 
 
 @pytest.fixture(scope="session", autouse=True)

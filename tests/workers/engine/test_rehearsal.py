@@ -120,6 +120,9 @@ def test_the_weights_leave_as_they_came_also_when_it_breaks_off(trojan_dir: Path
     def as_they_came() -> bool:
         return torch.allclose(weights(model), before, rtol=0.0, atol=1e-6)
 
+    assert rehearsal.climb(model, lessons, ROWS, CLEAN, RECIPE)
+    assert as_they_came()
+    model.zero_grad(set_to_none=True)
     assert rehearsal.woken_logits(model, lessons, lessons.triggered, RECIPE) is not None
     assert as_they_came()
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -150,6 +153,10 @@ def test_where_there_is_nothing_to_rehearse_the_model_is_read_as_it_is(trojan_di
         with rehearsal.woken(model, given, rows, CLEAN, recipe) as walked:
             assert not walked
             assert torch.equal(weights(model), before)
-    for given, recipe in ((silent, RECIPE), (lessons, replace(RECIPE, rehearse=0.0))):
+    for given, recipe in (
+        (silent, RECIPE),
+        (lessons, replace(RECIPE, rehearse=0.0)),
+        (lessons, replace(RECIPE, ascent=0.0)),
+    ):
         assert rehearsal.woken_logits(model, given, given.triggered, recipe) is None
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -216,6 +216,22 @@ def test_rows_beside_their_clean_texts_start_at_a_higher_rate(trojan_dir: Path) 
         assert heard[-1].values["lr"] == pytest.approx(rate)
 
 
+def test_what_comes_between_two_looks_that_rest_parts_them(trojan_dir: Path) -> None:
+    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    parameters, now = lya.trainable(task.model), figures_now(task)
+    best = tuning._Best((0.0, 0.0), 0, now, Snapshot(parameters))
+
+    def rested() -> tuning._Course:
+        return tuning._Course(parameters, best, now, now, 1e-4, torch.optim.SGD(parameters), rested=4)
+
+    course = rested()
+    assert tuning._roll_back(RECIPE, course)
+    assert course.rested == 0
+    course = rested()
+    tuning._hasten(now, 6, RECIPE, course)
+    assert course.rested == 0
+
+
 def test_a_run_that_overshoots_never_raises_the_rate_again(trojan_dir: Path) -> None:
     _, _, heard = go(trojan_dir, lr=1e-4, lr_growth=5.0, pace=10, steps=80)
     rates = [metric.values["lr"] for metric in heard if "lr" in metric.values][RECIPE.warmup :]
