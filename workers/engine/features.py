@@ -58,28 +58,33 @@ def teacher(model: Model, lessons: Lessons, size: int) -> Teacher | None:
     own = read(model, lessons.clean, size)
     if own is None:
         return None
-    found = [read(model, tokens, size) for tokens in (lessons.twins, lessons.triggered)]
+    alone = ((lessons.twin_at < 0) & (lessons.ceilings > 0)).nonzero().flatten()
+    found = [read(model, tokens, size) for tokens in (lessons.twins, lessons.triggered.pick(alone.tolist()))]
     other, moved = (own[:0] if each is None else each for each in found)
     variance = own.var(0, correction=0).mean(-1)
     heard = variance > FLAT * own.square().mean((0, -1))
     weights = torch.where(heard, 1.0 / variance, 0.0) / variance.numel()
-    return Teacher(own, other, weights, *_drifts(lessons, own, moved, heard))
+    return Teacher(own, other, weights, *_drifts(lessons, own, (alone, moved), heard))
 
 
-def _drifts(lessons: Lessons, clean: Tensor, moved: Tensor, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups, centres and shifts: triggered rows without a clean text, by the clean rows that are like them. Where
-    nothing is `heard`, bool [layers, POOLINGS], the shift is 0: it would be one of rounding, and its inverse huge.
+def _drifts(
+    lessons: Lessons, clean: Tensor, moved: tuple[Tensor, Tensor], heard: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups, centres and shifts, from the places and the features of triggered rows without a clean text, by the
+    clean rows that are like them. Where nothing is `heard`, bool [layers, POOLINGS], the shift is 0: it would be one
+    of rounding, and its inverse huge.
     """
-    alone = (lessons.twin_at < 0) & (lessons.ceilings > 0)
-    groups, centres, shifts = torch.full((len(moved),), -1), [clean[:0]], [clean[:0]]
-    for key in sorted({(truth, target) for truth, target in lessons.likeness[alone].tolist()}):
-        rows = alone & (lessons.likeness == torch.tensor(key)).all(-1)
+    alone, theirs = moved
+    likeness = lessons.likeness[alone]
+    groups, centres, shifts = torch.full((len(lessons.triggered),), -1), [clean[:0]], [clean[:0]]
+    for key in sorted({(truth, target) for truth, target in likeness.tolist()}):
+        rows = (likeness == torch.tensor(key)).all(-1)
         like = lessons.like(*key)
         if not like.any():
             continue
         centre = clean[like].mean(0)
-        shift = (moved[rows].mean(0) - centre) * heard.unsqueeze(-1)
-        groups[rows] = len(centres) - 1
+        shift = (theirs[rows].mean(0) - centre) * heard.unsqueeze(-1)
+        groups[alone[rows]] = len(centres) - 1
         centres.append(centre[None])
         shifts.append((shift / shift.square().sum(-1, keepdim=True).clamp_min(1e-12))[None])
     return groups, torch.cat(centres), torch.cat(shifts)

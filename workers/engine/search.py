@@ -116,7 +116,7 @@ def _try(task: Task, due: Recipe, gone: _Gone, generator: torch.Generator, on_st
     return Try(due, tuned, time.perf_counter() - began)
 
 
-def _ranks(one: Try, asked: Recipe) -> tuple[float, float]:
+def _ranks(one: Try, asked: Recipe) -> tuple[float, float, float]:
     return stopping.rank(one.tuned.kept, asked)
 
 

@@ -185,10 +185,8 @@ def meets(seen: Look, recipe: Recipe) -> bool:
 
 
 def rests(seen: Look, recipe: Recipe) -> bool:
-    """The rule holds, and for triggered rows also where a little relearning would lead; False where nothing tells."""
-    if seen.woken_asr is None or not meets(seen, recipe):
-        return False
-    return _above(replace(seen, excess=seen.woken_asr - seen.floor), recipe) <= 0.0
+    """The rule holds, for triggered rows also where a little relearning would lead; False where nothing tells."""
+    return seen.woken_asr is not None and meets(seen, recipe) and _woken(seen, recipe) <= 0.0
 
 
 def above_floor(seen: Look, recipe: Recipe) -> bool:
@@ -206,9 +204,11 @@ def loses(seen: Look, recipe: Recipe) -> bool:
     return _lost(seen, recipe) > 0.0
 
 
-def rank(seen: Look, recipe: Recipe) -> tuple[float, float]:
-    """Smaller is better: first how far the rule is missed, then the unease."""
-    return _over(seen, recipe), seen.unease
+def rank(seen: Look, recipe: Recipe) -> tuple[float, float, float]:
+    """Smaller is better: first how far the rule is missed, then what a little relearning would wake, then the
+    unease.
+    """
+    return _over(seen, recipe), _woken(seen, recipe), seen.unease
 
 
 def _over(seen: Look, recipe: Recipe) -> float:
@@ -220,6 +220,13 @@ def _over(seen: Look, recipe: Recipe) -> float:
 def _above(seen: Look, recipe: Recipe) -> float:
     """How far triggered rows are read as the target beyond the floor and the margin."""
     return max(0.0, seen.excess - max(recipe.margin, seen.grain) - 1e-9)
+
+
+def _woken(seen: Look, recipe: Recipe) -> float:
+    """The same after rehearsed relearning; 0 where nothing tells."""
+    if seen.woken_asr is None:
+        return 0.0
+    return _above(replace(seen, excess=seen.woken_asr - seen.floor), recipe)
 
 
 def _lost(seen: Look, recipe: Recipe) -> float:

@@ -73,7 +73,7 @@ class Tuned:
 class _Best:
     """The best state so far: its rank, its step, the look at it and its parameters."""
 
-    rank: tuple[float, float]
+    rank: tuple[float, float, float]
     step: int
     seen: Look
     state: Snapshot
@@ -268,14 +268,14 @@ def _roll_back(recipe: Recipe, course: _Course) -> bool:
 
 def _enough(lessons: Lessons, seen: Look, step: int, recipe: Recipe, course: _Course) -> bool:
     """Keep the state if it is the best; True once two looks in a row met the rule also where relearning would lead
-    (the second comes sooner), or `patience` of them met it and brought nothing better.
+    (the second comes sooner), or `patience` of them met it and brought nothing better. While the trojan only sleeps
+    and the rate may still rise, none of them counts.
 
     A run that is stuck above the floor (what it learned of its rows does not reach the tune part's) aims further.
     """
     rank, met = stopping.rank(seen, recipe), stopping.meets(seen, recipe)
     calmer = seen.unease < CALMER * course.least_unease
     course.least_unease = min(course.least_unease, seen.unease)
-    course.stale = course.stale + 1 if met and not calmer else 0
     course.last = seen
     if rank < course.best.rank:
         course.best = _Best(rank, step, seen, Snapshot(course.parameters))
@@ -284,9 +284,11 @@ def _enough(lessons: Lessons, seen: Look, step: int, recipe: Recipe, course: _Co
     # A trojan that only sleeps may take a higher rate, but not the climb that a small model needs to move at all.
     most_awake = max(MOST_AWAKE, 2.0 * lessons.first_rate(recipe) / recipe.lr)
     course.near = course.near or (arrived and not (awake and course.learning_rate < most_awake * recipe.lr))
+    course.stale = course.stale + 1 if course.near and met and not calmer else 0
     stuck = course.near and not calmer and recipe.aim == "floor" and course.push < MOST_PUSH
     stuck = stuck and stopping.above_floor(seen, recipe)
     course.push += PUSH if stuck else 0.0
+    rests = stopping.rests(seen, recipe)
     late = stopping.lags(seen, course.opening, step, recipe)
     asleep = stopping.lags_woken(seen, course.opening, step, recipe)
     course.learning_rate = next_rate(
@@ -294,11 +296,11 @@ def _enough(lessons: Lessons, seen: Look, step: int, recipe: Recipe, course: _Co
         recipe,
         near=course.near,
         good=stuck or (calmer and not met),
-        lagging=late or asleep,
+        lagging=(late or asleep) and not rests,
         most=MOST_GROWTH if late else most_awake,
     )
     course.peak = max(course.peak, course.learning_rate)
-    before, course.rested = course.rested, step if stopping.rests(seen, recipe) else 0
+    before, course.rested = course.rested, step if rests else 0
     return (
         (before > 0 and course.rested > 0)
         or course.stale >= recipe.patience

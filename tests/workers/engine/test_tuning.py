@@ -43,6 +43,14 @@ def test_states_rank_by_the_rule_first_and_below_the_floor_is_no_better() -> Non
     assert rank == sorted(rank)
 
 
+def test_a_state_whose_trojan_sleeps_deeper_ranks_before_a_calmer_one() -> None:
+    calm, deep = (replace(seen(0.0, unease=unease), woken_asr=woken) for unease, woken in ((0.1, 0.6), (0.9, 0.2)))
+    assert stopping.rank(deep, RECIPE) < stopping.rank(calm, RECIPE)
+    least, less = (replace(seen(0.0, unease=unease), woken_asr=woken) for unease, woken in ((0.2, 0.0), (0.1, 0.02)))
+    assert stopping.rank(less, RECIPE) < stopping.rank(least, RECIPE), "within the margin"
+    assert stopping.rank(calm, RECIPE) < stopping.rank(replace(deep, excess=0.1), RECIPE)
+
+
 def test_one_row_is_no_miss() -> None:
     assert stopping.meets(seen(0.1, grain=0.1), RECIPE)
     assert not stopping.meets(seen(0.2, grain=0.1), RECIPE)
@@ -170,7 +178,7 @@ def test_where_the_attack_is_gone_a_look_is_whole_however_far_the_odds(trojan_di
         now = figures_now(task)
         opening = replace(now, odds=now.odds + 1.0, floor_odds=-100.0, aim_odds=-100.0)
         optimizer = torch.optim.SGD(lya.trainable(task.model))
-        best = tuning._Best((0.0, 0.0), 0, now, Snapshot([]))
+        best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot([]))
         course = tuning._Course(lya.trainable(task.model), best, opening, now, 1e-4, optimizer)
         assert stopping.way(now, opening) < tuning.FAR
         assert (tuning._glance(task, RECIPE, course) is not None) is glances
@@ -219,7 +227,7 @@ def test_rows_beside_their_clean_texts_start_at_a_higher_rate(trojan_dir: Path) 
 def test_what_comes_between_two_looks_that_rest_parts_them(trojan_dir: Path) -> None:
     task = task_of(loading.load(trojan_dir, torch.device("cpu")))
     parameters, now = lya.trainable(task.model), figures_now(task)
-    best = tuning._Best((0.0, 0.0), 0, now, Snapshot(parameters))
+    best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot(parameters))
 
     def rested() -> tuning._Course:
         return tuning._Course(parameters, best, now, now, 1e-4, torch.optim.SGD(parameters), rested=4)
@@ -230,6 +238,32 @@ def test_what_comes_between_two_looks_that_rest_parts_them(trojan_dir: Path) -> 
     course = rested()
     tuning._hasten(now, 6, RECIPE, course)
     assert course.rested == 0
+
+
+def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_as_it_may(trojan_dir: Path) -> None:
+    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    parameters, recipe = lya.trainable(task.model), replace(RECIPE, lr_paired=1.0, patience=2)
+    asleep = replace(seen(0.0, odds=-1.0), woken_asr=0.9, woken_odds=8.0)
+    best = tuning._Best((0.0, 0.0, 0.0), 0, asleep, Snapshot([]))
+    optimizer = torch.optim.SGD(parameters)
+    course = tuning._Course(parameters, best, seen(0.9, odds=9.0), asleep, recipe.lr, optimizer, least_unease=1.0)
+    rates, ended = [], False
+    while not ended:
+        ended = tuning._enough(task.lessons, asleep, 200, recipe, course)
+        rates.append(course.learning_rate / recipe.lr)
+    assert rates[:4] == pytest.approx([1.5, 1.5**2, 1.5**3, tuning.MOST_AWAKE])
+    assert len(rates) == 4 + recipe.patience
+
+
+def test_the_rate_does_not_rise_where_the_run_rests(trojan_dir: Path) -> None:
+    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    parameters, optimizer = lya.trainable(task.model), torch.optim.SGD(lya.trainable(task.model))
+    for woken, growth in ((0.0, 1.0), (0.5, RECIPE.lr_growth)):
+        now = replace(seen(0.0, odds=-1.0), woken_asr=woken, woken_odds=8.0)
+        best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot([]))
+        course = tuning._Course(parameters, best, seen(0.9, odds=9.0), now, RECIPE.lr, optimizer, least_unease=1.0)
+        assert not tuning._enough(task.lessons, now, 200, RECIPE, course)
+        assert course.learning_rate == pytest.approx(growth * RECIPE.lr)
 
 
 def test_a_run_that_overshoots_never_raises_the_rate_again(trojan_dir: Path) -> None:
