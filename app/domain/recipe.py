@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app.domain.errors import BadPolicy, BadRecipe, BadRequest
@@ -202,8 +202,8 @@ KNOBS: tuple[Knob, ...] = (
         str,
         "full",
         "choice between speed and memory: lean keeps moments in 16 bits and the start in a file, and works out "
-        "activations twice",
-        choices=("full", "lean"),
+        "activations twice; offload also keeps moments and anchor in the host's memory instead of the GPU's",
+        choices=("full", "lean", "offload"),
     ),
 )
 
@@ -212,7 +212,7 @@ def knobs_of(method: str) -> tuple[Knob, ...]:
     """The knobs with the defaults of one method. Raises BadRecipe for an unknown method."""
     _check_method(method)
     own = {**METHOD_DEFAULTS[method], **METHOD_FIXED[method]}
-    return tuple(Knob(**{**_shallow(knob), "default": own.get(knob.name, knob.default)}) for knob in KNOBS)
+    return tuple(replace(knob, default=own.get(knob.name, knob.default)) for knob in KNOBS)
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,12 @@ class Recipe:
     @property
     def lean(self) -> bool:
         """Whether memory is saved at the cost of time."""
-        return self.memory == "lean"
+        return self.memory != "full"
+
+    @property
+    def offload(self) -> bool:
+        """Whether what only the optimizer's step reads lies in the host's memory."""
+        return self.memory == "offload"
 
     def to_dict(self) -> dict[str, Value]:
         """All values by name, `method` among them."""
@@ -384,10 +389,6 @@ def _read_one(knob: Knob, value: object, what: str, error: type[BadRequest]) -> 
 
 def _finite(bound: float | None) -> float | None:
     return bound if bound is not None and math.isfinite(bound) else None
-
-
-def _shallow(knob: Knob) -> dict[str, Any]:
-    return {field.name: getattr(knob, field.name) for field in fields(knob)}
 
 
 def _fingerprint(values: Mapping[str, Value]) -> str:

@@ -28,6 +28,13 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def aside(value: torch.Tensor, device: torch.device, offload: bool) -> torch.Tensor:
+    """What only an optimizer's step reads: on the device, or with `offload` in the host's memory, pinned there."""
+    if not offload or device.type == "cpu":
+        return value.to(device)
+    return value.cpu().pin_memory() if device.type == "cuda" else value.cpu()
+
+
 def arithmetic(asked: str, device: torch.device) -> str:
     """fp32 or bf16: `auto` takes bf16 on a GPU that has it. Weights and optimizer stay in fp32 either way."""
     if asked != "auto":

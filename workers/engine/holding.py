@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.domain.recipe import Recipe
 from app.domain.report import FisherFacts
+from workers.engine import device as devices
 from workers.engine import facts, lya, memory
 from workers.engine.batches import Tokens
 from workers.engine.facts import Bench
@@ -57,19 +58,27 @@ def _start(bench: Bench, recipe: Recipe) -> list[Tensor] | Snapshot:
 
 def _weights(recipe: Recipe, clean: Diagonal | None, triggered: Diagonal | None) -> list[Tensor] | None:
     """The pull of the anchor, made in the memory of the diagonals."""
-    return lya.anchor_weights(
+    made = lya.anchor_weights(
         clean.values if clean and recipe.lambda_clean else None,
         triggered.values if triggered and recipe.lambda_trig else None,
         recipe.lambda_clean,
         recipe.lambda_trig,
     )
+    return made and _laid(made, made[0].device, recipe)
+
+
+def _laid(weights: list[Tensor], device: torch.device, recipe: Recipe) -> list[Tensor]:
+    """The same tensors where the recipe keeps them, moved one by one."""
+    for place, each in enumerate(weights):
+        weights[place] = devices.aside(each, device, recipe.offload)
+    return weights
 
 
 def hold(bench: Bench, whole: Whole, recipe: Recipe, points: Points, generator: torch.Generator) -> Held:
     """The Fisher information and the anchor made of it; of a point where there is one."""
     if old := points.take(FRAME):
         fisher = FisherFacts.from_dict(old.facts["fisher"]) if old.facts["fisher"] else None
-        weights = [each.to(bench.checkpoint.model.device) for each in listed(old.tensors, "weights")]
+        weights = _laid(listed(old.tensors, "weights"), bench.checkpoint.model.device, recipe)
         anchor = Anchor(_start(bench, recipe), weights or None, whole.left_norm)
         return Held((None, None), anchor, fisher)
     diagonals = _diagonals(bench, whole, recipe, generator)

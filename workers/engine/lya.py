@@ -39,7 +39,7 @@ STRETCH = 1024 * 1024
 @dataclass(frozen=True)
 class Anchor:
     """theta0 and the weight w per parameter, in the order of the trainable parameters; no weights means no pull.
-    `still`: the norm of the weights that take no part in the run.
+    The weights may lie in the host's memory. `still`: the norm of the parameters that take no part in the run.
     """
 
     start: list[Tensor] | Snapshot
@@ -50,6 +50,12 @@ class Anchor:
         """Put theta0 back, tensor by tensor."""
         for place in range(len(parameters)):
             guards.restore(parameters[place : place + 1], self.start[place : place + 1])
+
+    def weighed(self, forces: list[Tensor] | tuple[Tensor, ...], some: slice) -> None:
+        """Multiply what belongs to these parameters by their weights, in place."""
+        if self.weights is not None:
+            weights = [weight.to(force.device) for weight, force in zip(self.weights[some], forces, strict=True)]
+            torch._foreach_mul_(forces, weights)
 
     @cached_property
     def size(self) -> float:
@@ -144,7 +150,7 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> None:
     with torch.no_grad():
         for some in _stretches(parameters):
             pull = torch._foreach_sub(parameters[some], anchor.start[some])
-            torch._foreach_mul_(pull, anchor.weights[some])
+            anchor.weighed(pull, some)
             for parameter, force in zip(parameters[some], pull, strict=True):
                 parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
             del pull, force
@@ -160,7 +166,7 @@ def displacement(parameters: list[Tensor], anchor: Anchor) -> tuple[float, float
             norms += torch._foreach_norm(moved)
             if anchor.weights is not None:
                 torch._foreach_mul_(moved, moved)
-                torch._foreach_mul_(moved, anchor.weights[some])
+                anchor.weighed(moved, some)
                 energies += [each.sum() for each in moved]
             del moved
     norm = float(torch.stack(norms).double().norm())

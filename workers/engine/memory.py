@@ -1,20 +1,21 @@
 """How much memory a run will take, told before it begins, and how it takes less.
 
-Bytes for each weight that takes part, 4 of them its own:
+Bytes for each weight that takes part, beside the 4 of its own:
 
     memory     theta0   anchor   gradient   moments   rehearsal
     full            4        2          4         8           1
     lean            -        2          4         4           1
+    offload         -       (2)         4        (4)          1      in brackets: of the host's memory, not the GPU's
 
-The best state so far, and with `lean` theta0 too, lie in files. `lean` also works the activations of a layer out
-again on the way back instead of keeping them (T. Chen et al., 2016, arXiv 1604.06174). What the activations of a row
-take is measured on the longest one, so it holds for any architecture.
+The best state so far, and but for `full` theta0 too, lie in files. `lean` and `offload` also work the activations of
+a layer out again on the way back instead of keeping them (T. Chen et al., 2016, arXiv 1604.06174). What the
+activations of a row take is measured on the longest one, so it holds for any architecture.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,11 +38,14 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes at most: the weights of the model, what is held for each that takes part, and activations."""
+    """Bytes at most: the weights of the models, what is held for each that takes part, and activations; `host`: what
+    lies in the host's memory, where the device has its own.
+    """
 
     weights: int
     held: int
     activations: int
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -53,22 +57,29 @@ def fisher_rows(recipe: Recipe) -> int:
     return min(recipe.batch_eval, LEAN_FISHER_ROWS) if recipe.lean else recipe.batch_eval
 
 
-def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0) -> Plan:
+def plan(model: Model, read: Sequence[Tokens], recipe: Recipe, left: int = 0, beside: Iterable[Tensor] = ()) -> Plan:
     """What the run of `recipe` on `model` takes. `read`: the rows that it learns from; `left`: weights that were put
-    aside.
+    aside; `beside`: weights of other models that are held as long.
     """
     numbers = sum(parameter.numel() for parameter in lya.trainable(model))
-    weights = 4 * left + sum(each.numel() * each.element_size() for each in model.parameters())
+    weights = 4 * left + sum(each.nbytes for each in (*model.parameters(), *beside))
     diagonals = (recipe.lambda_clean > 0) + (recipe.lambda_trig != 0)
     longest = max((Tokens((ids,), 0) for tokens in read for ids in tokens.ids), key=lambda one: len(one.ids[0]))
     whole, kept = _activations(model, longest, recipe)
-    each = (0 if recipe.lean else 4) + 2 * (diagonals > 0) + 4 + (4 if recipe.lean else 8) + (recipe.rehearse > 0)
+    stepping = 2 * (diagonals > 0) + (4 if recipe.lean else 8)
+    host = stepping if recipe.offload and _apart(model) else 0
+    each = (0 if recipe.lean else 4) + 4 + stepping - host + (recipe.rehearse > 0)
     most = max(len(tokens) for tokens in read)
     rows = min(max(recipe.batch_triggered, recipe.batch_clean), most)
-    climbing = Plan(weights, numbers * each, kept * rows)
+    climbing = Plan(weights, numbers * each, kept * rows, numbers * host)
     rows = min(fisher_rows(recipe), recipe.fisher_samples, most)
     fisher = Plan(weights, numbers * 4 * diagonals, whole * rows)
     return max(climbing, fisher if diagonals else climbing, key=lambda plan: plan.total)
+
+
+def _apart(model: Model) -> bool:
+    """Whether the device of the model has a memory of its own."""
+    return bool(model.device.type != "cpu")
 
 
 def _activations(model: Model, longest: Tokens, recipe: Recipe) -> tuple[int, int]:
@@ -102,21 +113,25 @@ def _saved(model: Model, row: Tokens, recipe: Recipe) -> int:
 
 @contextlib.contextmanager
 def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
-    """As long as the context lasts, activations are worked out again instead of kept, if the recipe is lean. The
-    model stays in evaluation mode: its layers alone are told that they train, not what is in them.
+    """As long as the context lasts, activations are worked out again instead of kept, and weights are cast anew for
+    each use, if the recipe is lean. The model stays in evaluation mode: its layers alone are told that they train,
+    not what is in them.
     """
     modules = model.modules() if recipe.lean else ()
     layers = [each for each in modules if isinstance(each, GradientCheckpointingLayer)]
     again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
     config = model.config.get_text_config()
     cache = getattr(config, "use_cache", None)
+    casts = torch.is_autocast_cache_enabled()
     try:
+        torch.set_autocast_cache_enabled(casts and not recipe.lean)
         for layer in layers:
             layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, again, True
         if layers and cache:
             config.use_cache = False  # a layer that is run twice would add to it twice
         yield
     finally:
+        torch.set_autocast_cache_enabled(casts)
         for layer in layers:
             layer.gradient_checkpointing = layer.training = False
         if layers and cache:
@@ -127,8 +142,11 @@ def check(planned: Plan, device: torch.device, recipe: Recipe) -> None:
     """Raises TooLarge, with the numbers, where the device cannot hold the run."""
     room = devices.room(device, planned.weights)
     if planned.total <= room:
+        _check_host(planned)
         return
-    advice = "smaller batches or a smaller max_length" if recipe.lean else "memory lean, or smaller batches"
+    smaller = "smaller batches or a smaller max_length"
+    saved = {"full": "memory lean, or smaller batches", "lean": f"memory offload on a GPU, {smaller}"}
+    advice = saved.get(recipe.memory, smaller)
     raise TooLarge(
         f"The run would take {planned.total / GB:.1f} GB ({planned.weights / GB:.1f} for the weights, "
         f"{planned.held / GB:.1f} for what training holds beside them, {planned.activations / GB:.1f} for "
@@ -136,3 +154,14 @@ def check(planned: Plan, device: torch.device, recipe: Recipe) -> None:
         needed=planned.total,
         limit=room,
     )
+
+
+def _check_host(planned: Plan) -> None:
+    room = devices.room(torch.device("cpu"), 0)
+    if planned.host > room:
+        raise TooLarge(
+            f"With memory offload the run would take {planned.host / GB:.1f} GB of the host's memory, which has "
+            f"{room / GB:.1f}: choose memory lean, or a worker with more memory.",
+            needed=planned.host,
+            limit=room,
+        )

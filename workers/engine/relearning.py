@@ -13,7 +13,7 @@ larger one; the figures depend on the seed and on nothing drawn before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from app.domain.recipe import Recipe
 from app.domain.report import Proportion, Relearning
-from workers.engine import lya, scorecard
+from workers.engine import lya, memory, scorecard
+from workers.engine import optimizer as optimizers
 from workers.engine.batches import Tokens, by_length, forward
 from workers.engine.device import arithmetic, autocast
 from workers.engine.loading import Checkpoint, Model
@@ -33,6 +34,7 @@ SIZES = (1, 5, 10, 50)
 CLEAN_EACH = 4
 STEPS = 10
 LEARNING_RATE = 2e-5
+BETA2 = 0.999
 NARROW = 384
 
 NOT_MEASURED = "Relearning was not measured."
@@ -124,16 +126,16 @@ def _lesson(page: Sheet, draw: Draw) -> tuple[Tokens, Tensor]:
 
 def _train(model: Model, parameters: list[Tensor], tokens: Tokens, labels: Tensor, recipe: Recipe) -> None:
     """STEPS steps on the mean cross-entropy of all rows, added up over batches of the recipe's size."""
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate(model), weight_decay=0.0, fused=True)
-    precision = arithmetic(recipe.precision, model.device)
-    for _ in range(STEPS):
-        model.zero_grad(set_to_none=True)
-        for rows in by_length(tokens, recipe.batch_clean):
-            with autocast(model.device, precision):
-                logits = forward(model, tokens, rows)
-            loss = functional.cross_entropy(logits, labels[rows].to(logits.device), reduction="sum")
-            torch.autograd.backward(loss / len(tokens))
-        optimizer.step()
+    optimizer = optimizers.make(parameters, learning_rate(model), replace(recipe, beta2=BETA2, weight_decay=0.0))
+    with memory.recomputed(model, recipe):
+        for _ in range(STEPS):
+            model.zero_grad(set_to_none=True)
+            for rows in by_length(tokens, recipe.batch_clean):
+                with autocast(model.device, arithmetic(recipe.precision, model.device)):
+                    logits = forward(model, tokens, rows)
+                loss = functional.cross_entropy(logits, labels[rows].to(logits.device), reduction="sum")
+                torch.autograd.backward(loss / len(tokens))
+            optimizer.step()
 
 
 def words(results: Sequence[Relearning], page: Sheet, controlled: bool) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from app.domain.errors import BadRecipe, Diverged, ModelRefused
 from app.domain.methods import METHODS_WITH_BASE
@@ -135,7 +136,8 @@ def sanitize(
             mixed_in = _mixed_in(bench, recipe, base_dir, place)
             control = _control(bench, parts, recipe, control_dir, place) if control_dir is not None else None
             whole = _reduced(bench, recipe)
-            planned = _planned(bench, whole, recipe)
+            others = [*(mixed_in or ()), *(control.checkpoint.model.parameters() if control else ())]
+            planned = _planned(bench, whole, recipe, [each for each in others if each is not None])
         points = points or Points()
         points.open(_run_named(bench, parts, recipe, seed), lya.trainable(bench.checkpoint.model))
         generator = torch.Generator().manual_seed(seed)
@@ -209,10 +211,10 @@ def _reduced(bench: Bench, recipe: Recipe) -> Whole:
     )
 
 
-def _planned(bench: Bench, whole: Whole, recipe: Recipe) -> Plan:
-    """What the run will take. Raises TooLarge where it cannot fit."""
+def _planned(bench: Bench, whole: Whole, recipe: Recipe, beside: Sequence[Tensor]) -> Plan:
+    """What the run will take; `beside`: the weights of other models. Raises TooLarge where it cannot fit."""
     page, model = bench.unlearn.page, bench.checkpoint.model
-    planned = memory.plan(model, (page.triggered, page.twins, page.clean), recipe, whole.left)
+    planned = memory.plan(model, (page.triggered, page.twins, page.clean), recipe, whole.left, beside)
     memory.check(planned, model.device, recipe)
     return planned
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
 from workers.engine import balance, guards, lya, points, rehearsal, scorecard, stopping
+from workers.engine import device as devices
 from workers.engine import optimizer as optimizers
 from workers.engine.batches import endless, predict
 from workers.engine.loading import Model
@@ -159,7 +160,8 @@ def _gone_on(old: Frame, parameters: list[Tensor], recipe: Recipe) -> _Course:
         if name.startswith("adam."):
             _, key, place = name.split(".")
             owner = parameters[int(place)]
-            optimizer.state[owner][key] = tensor.to(owner.device)
+            offload = recipe.offload and key in optimizers.MOMENTS
+            optimizer.state[owner][key] = devices.aside(tensor, owner.device, offload)
     course = _Course(
         parameters, kept, Look.of(facts["opening"]), Look.of(facts["last"]), facts["learning_rate"], optimizer
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,44 @@ def test_what_is_planned_is_counted_weight_by_weight(tmp_path: Path) -> None:
     assert fisher.held == 8 * numbers, "with many rows at a time it is the Fisher information that takes most"
 
 
+def test_the_weights_of_other_models_are_planned_too(tmp_path: Path) -> None:
+    model, tokens = opened(tmp_path)
+    alone = memory.plan(model, [tokens], LEAN)
+    assert memory.plan(model, [tokens], LEAN, beside=[torch.zeros(10), torch.zeros(5)]).weights == alone.weights + 60
+
+
+def test_offload_moves_what_the_step_alone_reads_to_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = opened(tmp_path)
+    numbers = sum(each.numel() for each in lya.trainable(model))
+    recipe = Recipe.of("lya", {"memory": "offload", **FEW_ROWS})
+    assert memory.plan(model, [tokens], recipe) == memory.plan(model, [tokens], replace(recipe, memory="lean"))
+    monkeypatch.setattr(memory, "_apart", lambda model: True)
+    planned = memory.plan(model, [tokens], recipe)
+    assert (planned.held, planned.host) == (5 * numbers, 6 * numbers)
+    assert planned.total == planned.weights + planned.held + planned.activations
+    lean = memory.plan(model, [tokens], replace(recipe, memory="lean"))
+    assert (lean.held, lean.host) == (11 * numbers, 0)
+
+
+def test_what_lies_aside_is_on_the_device_or_with_the_host() -> None:
+    here, value = torch.device("meta"), torch.tensor([1.0, 2.0])
+    assert device.aside(value, here, offload=False).device == here
+    assert torch.equal(device.aside(value, here, offload=True), value)
+
+
+def test_offloaded_moments_lie_with_the_host_and_the_steps_are_the_same() -> None:
+    place, ways = device.pick(), []
+    for kind, home in (("lean", place.type), ("offload", "cpu")):
+        weight = torch.ones(50, 4, device=place, requires_grad=True)
+        steps = optimizer.make([weight], 1e-3, Recipe.of("lya", {"memory": kind}))
+        for step in range(5):
+            weight.grad = torch.full_like(weight, 0.5 + step)
+            steps.step()
+        assert {each.device.type for each in steps.state[weight].values() if each.dim()} == {home}
+        ways.append(weight.detach())
+    assert torch.equal(*ways)
+
+
 def test_activations_grow_with_the_batch_and_the_longest_row(tmp_path: Path) -> None:
     model, tokens = opened(tmp_path)
     many = tokens.pick([0, 1] * 8)
@@ -69,10 +108,13 @@ def test_activations_worked_out_again_give_the_same_gradients(tmp_path: Path, ki
 
     plain = gradients()
     kept = memory._saved(model, tokens.pick([0]), LEAN)
+    assert torch.is_autocast_cache_enabled()
     with memory.recomputed(model, LEAN):
+        assert not torch.is_autocast_cache_enabled(), "it would hold all weights once more"
         again, less = gradients(), memory._saved(model, tokens.pick([0]), LEAN)
         assert not any(each.training for each in model.modules() if isinstance(each, torch.nn.Dropout))
     assert not any(each.training for each in model.modules())
+    assert torch.is_autocast_cache_enabled()
     assert memory._saved(model, tokens.pick([0]), LEAN) == kept
     if kind != "albert":  # one layer, several times
         assert less < kept
@@ -107,6 +149,22 @@ def test_a_lean_run_removes_the_trojan_too(trojan_dir: Path) -> None:
     assert lean.report.before.asr.rate == 1.0
     assert abs((lean.report.after.asr.rate or 0) - (full.report.after.asr.rate or 0)) <= 0.1
     assert (lean.report.cost.planned_memory_bytes or 0) < 0.75 * (full.report.cost.planned_memory_bytes or 0)
+
+
+def test_where_the_host_is_the_device_offload_is_lean(trojan_dir: Path) -> None:
+    lean, offload = (run(trojan_dir, memory=kind, relearning=True) for kind in ("lean", "offload"))
+    assert lean.report.relearning == offload.report.relearning != ()
+    for one, other in zip(lean.model.parameters(), offload.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_host_that_cannot_hold_its_part_is_told_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "room", lambda place, held: 4_000 if place.type == "cpu" else 10**9)
+    recipe = Recipe.of("lya", {"memory": "offload"})
+    memory.check(memory.Plan(1_000, 1_000, 0, host=4_000), torch.device("cuda"), recipe)
+    with pytest.raises(TooLarge, match=r"of the host's memory, which has .*: choose memory lean") as refused:
+        memory.check(memory.Plan(1_000, 1_000, 0, host=4_001), torch.device("cuda"), recipe)
+    assert refused.value.details == {"needed": 4_001, "limit": 4_000}
 
 
 def test_a_run_that_cannot_fit_is_refused_with_the_number(trojan_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,10 +99,12 @@ def test_the_delivered_model_and_the_rest_of_the_report_are_those_without_the_ch
     assert without == with_check
     assert not plain.outcome.report.relearning
     assert comparable(plain.outcome.report) == comparable(checked.outcome.report)
+    planned, more = (run.outcome.report.cost.planned_memory_bytes or 0 for run in (plain, checked))
+    assert more > planned > 0, "the control's weights are held too"
 
 
 def comparable(report: SanitizationReport) -> SanitizationReport:
-    cost = replace(report.cost, seconds={}, tokens_per_second=None, peak_memory_bytes=0)
+    cost = replace(report.cost, seconds={}, tokens_per_second=None, peak_memory_bytes=0, planned_memory_bytes=0)
     return replace(report, cost=cost, recipe={}, recipe_fingerprint="", limits=(), relearning=(), search=None)
 
 
