@@ -27,12 +27,17 @@ SMALL = {
     "steps": 6, "eval_every": 3, "fisher_samples": 4, "batch_triggered": 1, "batch_clean": 1, "batch_eval": 1,
     "search_budget": 0, "max_length": 8,
 }  # fmt: skip
-GOALS = {"lya": ({}, 6.0), "lya with lean memory": ({"memory": "lean"}, 4.0)}
+GOALS: Mapping[str, tuple[Mapping[str, Any], float | None]] = {
+    "lya": ({}, 6.0),
+    "lya with lean memory": ({"memory": "lean"}, 4.0),
+}
+OFFLOAD = {"lya with offloaded memory": ({"memory": "offload"}, None)}  # where the device has a memory of its own
 
 
 def figures(folder: Path, device: str) -> list[Figure]:
     found = []
-    for name, (knobs, goal) in GOALS.items():
+    kinds = GOALS if device == "cpu" else {**GOALS, **OFFLOAD}
+    for name, (knobs, goal) in kinds.items():
         command = [sys.executable, "-m", "benchmarks.speed.memory", str(folder), json.dumps(SMALL | knobs), device]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         told = json.loads(done.stdout.splitlines()[-1])

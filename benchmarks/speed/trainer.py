@@ -1,13 +1,15 @@
 """To the same scorecard: LYA as Lethe runs it, and as people write it, a Trainer of Hugging Face with an EWC penalty.
 
-Both start from the same model and rows and are judged by the same reading of the same tune rows, at every fifth step
-of theirs; each is done when the attack is at its floor and the accuracy kept, within the same margins.
+Both start from the same model and rows and are judged by the same reading of the same tune rows. The Trainer is
+done at the first look, one at every fifth step, where the attack is at its floor and the accuracy kept, within
+margins. LYA is done when it ends, its search and all, and its model must be within the same margins.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,25 +55,23 @@ def _figure(name: str, mine: dict[str, Any], theirs: dict[str, Any], goal: float
 
 
 def _lethe(made: Made, device: str) -> dict[str, Any]:
-    """From the loaded model to the first look that meets the card: Fisher and steps."""
-    seen: dict[str, Any] = {"seconds": None, "steps": None, "done": False}
-    first: list[float] = []
+    """From the loaded model to the repaired one, as whoever asks for no recipe gets it: Fisher, and the steps and
+    looks of all attempts.
+    """
+    cards: dict[int, Mapping[str, float | None]] = {}
 
     def look(metric: StepMetric) -> None:
-        values = metric.values
-        if values.get("clean_accuracy") is None or seen["done"]:  # a glance at the triggered rows is no card
-            return
-        accuracy = float(values["clean_accuracy"] or 0.0)
-        first[:] = first or [accuracy]
-        if float(values["asr"] or 0.0) <= float(values["floor"] or 0.0) + MARGIN and accuracy >= first[0] - DROP:
-            seen.update(seconds=float(values["seconds"] or 0.0), steps=metric.step, done=metric.step > 0)
+        if metric.values.get("clean_accuracy") is not None:  # a glance at the triggered rows is no card
+            cards[metric.step] = metric.values
 
-    report = made.treat("lya", {"eval_every": LOOK_EVERY}, device, look).report
-    if seen["done"]:
-        seen["seconds"] += report.cost.seconds["fisher"]
-    else:
-        seen["seconds"] = report.cost.seconds["fisher"] + report.cost.seconds["ascent"]
-    return seen
+    report = made.treat("lya", {"search_budget": Recipe.auto("lya").search_budget}, device, look).report
+    before, kept = (
+        {name: float(cards.get(step, cards[0])[name] or 0.0) for name in ("asr", "floor", "clean_accuracy")}
+        for step in (0, report.stop.kept_step)
+    )
+    done = kept["asr"] <= kept["floor"] + MARGIN and kept["clean_accuracy"] >= before["clean_accuracy"] - DROP
+    seconds = report.cost.seconds["fisher"] + report.cost.seconds["ascent"]
+    return {"seconds": seconds, "steps": report.cost.steps, "done": done, "card": kept}
 
 
 def _trainer(made: Made, device: str, rate: float) -> dict[str, Any]:

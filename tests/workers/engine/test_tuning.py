@@ -240,19 +240,26 @@ def test_what_comes_between_two_looks_that_rest_parts_them(trojan_dir: Path) -> 
     assert course.rested == 0
 
 
-def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_as_it_may(trojan_dir: Path) -> None:
+@pytest.mark.parametrize(("paired", "most"), [(1.0, tuning.MOST_AWAKE), (3.0, 6.0)])
+def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_as_it_may(
+    trojan_dir: Path, paired: float, most: float
+) -> None:
+    """Four times the rate that was asked for, or twice the first one."""
     task = task_of(loading.load(trojan_dir, torch.device("cpu")))
-    parameters, recipe = lya.trainable(task.model), replace(RECIPE, lr_paired=1.0, patience=2)
+    parameters, recipe = lya.trainable(task.model), replace(RECIPE, lr_paired=paired, patience=2)
     asleep = replace(seen(0.0, odds=-1.0), woken_asr=0.9, woken_odds=8.0)
     best = tuning._Best((0.0, 0.0, 0.0), 0, asleep, Snapshot([]))
     optimizer = torch.optim.SGD(parameters)
-    course = tuning._Course(parameters, best, seen(0.9, odds=9.0), asleep, recipe.lr, optimizer, least_unease=1.0)
+    first = task.lessons.first_rate(recipe)
+    course = tuning._Course(parameters, best, seen(0.9, odds=9.0), asleep, first, optimizer, least_unease=1.0)
     rates, ended = [], False
     while not ended:
         ended = tuning._enough(task.lessons, asleep, 200, recipe, course)
         rates.append(course.learning_rate / recipe.lr)
-    assert rates[:4] == pytest.approx([1.5, 1.5**2, 1.5**3, tuning.MOST_AWAKE])
-    assert len(rates) == 4 + recipe.patience
+    rises = [min(most, paired * 1.5**place) for place in range(1, 5)]
+    rises = rises[: rises.index(most) + 1]
+    assert rates[: len(rises)] == pytest.approx(rises)
+    assert len(rates) == len(rises) + recipe.patience
 
 
 def test_the_rate_does_not_rise_where_the_run_rests(trojan_dir: Path) -> None:
