@@ -127,10 +127,9 @@ def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep)
 
 
 def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep) -> _Course:
-    uploaded = Snapshot(parameters)
-    opening = _look(task, recipe, balanced=False)
-    uploaded.restore(parameters)  # a look leaves them rounded
-    best = _Best(stopping.rank(opening, recipe), 0, opening, uploaded)
+    reading = scorecard.read(task.model, task.tune, recipe.batch_eval)
+    opening = stopping.look(task.tune, reading, task.uploaded)  # the trojan is awake: nothing is rehearsed
+    best = _Best(stopping.rank(opening, recipe), 0, opening, Snapshot(parameters))
     rate = task.lessons.first_rate(recipe)
     course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe))
     on_step(_metric(0, None, opening, {"seconds": 0.0}))

@@ -163,6 +163,14 @@ def test_it_stops_at_two_looks_where_relearning_would_not_wake_the_trojan(trojan
     assert plain.steps == tuned.steps + 5, "without rehearsal nothing tells"
 
 
+def test_the_first_look_rehearses_nothing(trojan_dir: Path) -> None:
+    before = figures_now(task_of(loading.load(trojan_dir, torch.device("cpu"))))
+    _, _, heard = go(trojan_dir, rehearse=1, eval_every=1, steps=1)
+    first, second = (metric.values["unease"] for metric in heard)
+    assert first == before.unease
+    assert (second or 0.0) > before.unease, "what relearning would wake counts from here on"
+
+
 def test_far_from_the_floor_a_look_is_a_glance_at_the_triggered_rows(trojan_dir: Path) -> None:
     _, _, heard = go(trojan_dir, lr=1e-5, lr_growth=1.0, eval_every=2, steps=6)
     assert [set(metric.values) & {"asr", "floor"} for metric in heard] == [
