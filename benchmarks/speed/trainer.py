@@ -27,7 +27,7 @@ from workers.engine.batches import tokenize
 from workers.engine.splits import Rows
 
 LOOK_EVERY = 5
-MOST_STEPS = 800
+MOST_STEPS = 1600
 USUAL_RATE = 3e-5
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 MARGIN, DROP = 0.02, 0.02
@@ -51,7 +51,7 @@ def figures(made: Made, device: str) -> list[Figure]:
 def _figure(name: str, mine: dict[str, Any], theirs: dict[str, Any], goal: float | None) -> Figure:
     share = theirs["seconds"] / mine["seconds"] if mine["done"] else None
     words = "" if theirs["done"] else f"the Trainer was not there after {MOST_STEPS} steps: it takes longer than this"
-    return Figure(name, share, goal, "at least", words, {"lethe": mine, "trainer": theirs})
+    return Figure(name, share, goal, "at least", words, details={"lethe": mine, "trainer": theirs})
 
 
 def _lethe(made: Made, device: str) -> dict[str, Any]:
