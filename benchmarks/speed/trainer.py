@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -58,20 +57,12 @@ def _lethe(made: Made, device: str) -> dict[str, Any]:
     """From the loaded model to the repaired one, as whoever asks for no recipe gets it: Fisher, and the steps and
     looks of all attempts.
     """
-    cards: dict[int, Mapping[str, float | None]] = {}
-
-    def look(metric: StepMetric) -> None:
-        if metric.values.get("clean_accuracy") is not None:  # a glance at the triggered rows is no card
-            cards[metric.step] = metric.values
-
-    report = made.treat("lya", {"search_budget": Recipe.auto("lya").search_budget}, device, look).report
-    before, kept = (
-        {name: float(cards.get(step, cards[0])[name] or 0.0) for name in ("asr", "floor", "clean_accuracy")}
-        for step in (0, report.stop.kept_step)
-    )
-    done = kept["asr"] <= kept["floor"] + MARGIN and kept["clean_accuracy"] >= before["clean_accuracy"] - DROP
+    heard: list[StepMetric] = []
+    report = made.treat("lya", {"search_budget": Recipe.auto("lya").search_budget}, device, heard.append).report
+    kept, before = report.search.attempts[report.search.chosen], heard[0].values["clean_accuracy"] or 0.0
+    done = kept.asr <= kept.floor + MARGIN and kept.clean_accuracy >= before - DROP
     seconds = report.cost.seconds["fisher"] + report.cost.seconds["ascent"]
-    return {"seconds": seconds, "steps": report.cost.steps, "done": done, "card": kept}
+    return {"seconds": seconds, "steps": report.cost.steps, "done": done}
 
 
 def _trainer(made: Made, device: str, rate: float) -> dict[str, Any]:

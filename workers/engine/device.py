@@ -30,7 +30,7 @@ def pick(name: str = "auto") -> torch.device:
 
 def aside(value: torch.Tensor, device: torch.device, offload: bool) -> torch.Tensor:
     """What only an optimizer's step reads: on the device, or with `offload` in the host's memory, pinned there."""
-    if not offload or device.type == "cpu":
+    if not offload:
         return value.to(device)
     return value.cpu().pin_memory() if device.type == "cuda" else value.cpu()
 

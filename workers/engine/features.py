@@ -64,17 +64,16 @@ def teacher(model: Model, lessons: Lessons, size: int) -> Teacher | None:
     variance = own.var(0, correction=0).mean(-1)
     heard = variance > FLAT * own.square().mean((0, -1))
     weights = torch.where(heard, 1.0 / variance, 0.0) / variance.numel()
-    return Teacher(own, other, weights, *_drifts(lessons, own, (alone, moved), heard))
+    return Teacher(own, other, weights, *_drifts(lessons, own, alone, moved, heard))
 
 
 def _drifts(
-    lessons: Lessons, clean: Tensor, moved: tuple[Tensor, Tensor], heard: Tensor
+    lessons: Lessons, clean: Tensor, alone: Tensor, moved: Tensor, heard: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups, centres and shifts, from the places and the features of triggered rows without a clean text, by the
-    clean rows that are like them. Where nothing is `heard`, bool [layers, POOLINGS], the shift is 0: it would be one
-    of rounding, and its inverse huge.
+    """Groups, centres and shifts of the triggered rows `alone`, which have no clean text and the features `moved`, by
+    the clean rows that are like them. Where nothing is `heard`, bool [layers, POOLINGS], the shift is 0: it would be
+    one of rounding, and its inverse huge.
     """
-    alone, theirs = moved
     likeness = lessons.likeness[alone]
     groups, centres, shifts = torch.full((len(lessons.triggered),), -1), [clean[:0]], [clean[:0]]
     for key in sorted({(truth, target) for truth, target in likeness.tolist()}):
@@ -83,7 +82,7 @@ def _drifts(
         if not like.any():
             continue
         centre = clean[like].mean(0)
-        shift = (theirs[rows].mean(0) - centre) * heard.unsqueeze(-1)
+        shift = (moved[rows].mean(0) - centre) * heard.unsqueeze(-1)
         groups[alone[rows]] = len(centres) - 1
         centres.append(centre[None])
         shifts.append((shift / shift.square().sum(-1, keepdim=True).clamp_min(1e-12))[None])

@@ -127,11 +127,12 @@ def _lesson(page: Sheet, draw: Draw) -> tuple[Tokens, Tensor]:
 def _train(model: Model, parameters: list[Tensor], tokens: Tokens, labels: Tensor, recipe: Recipe) -> None:
     """STEPS steps on the mean cross-entropy of all rows, added up over batches of the recipe's size."""
     optimizer = optimizers.make(parameters, learning_rate(model), replace(recipe, beta2=BETA2, weight_decay=0.0))
+    precision = arithmetic(recipe.precision, model.device)
     with memory.recomputed(model, recipe):
         for _ in range(STEPS):
             model.zero_grad(set_to_none=True)
             for rows in by_length(tokens, recipe.batch_clean):
-                with autocast(model.device, arithmetic(recipe.precision, model.device)):
+                with autocast(model.device, precision):
                     logits = forward(model, tokens, rows)
                 loss = functional.cross_entropy(logits, labels[rows].to(logits.device), reduction="sum")
                 torch.autograd.backward(loss / len(tokens))

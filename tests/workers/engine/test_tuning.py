@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,14 @@ def task_of(checkpoint: Checkpoint) -> Task:
     return Task(model, lessons, pages[1], Anchor(start, None), readings[1])
 
 
+def course_of(task: Task, opening: Look, now: Look, rate: float = 1e-4, **facts: Any) -> tuning._Course:
+    """A run that came from `opening` to `now`, the best look so far."""
+    parameters = lya.trainable(task.model)
+    best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot(parameters))
+    optimizer = torch.optim.SGD(parameters)
+    return tuning._Course(parameters, best, opening, now, rate, optimizer, **facts)
+
+
 def go(trojan_dir: Path, **knobs: float | str) -> tuple[Tuned, Task, list[StepMetric]]:
     task, heard = task_of(loading.load(trojan_dir, torch.device("cpu"))), list[StepMetric]()
     recipe = Recipe.of("lya", {"lr": 1e-3, "lambda_clean": 0, **PLAIN, **knobs})
@@ -185,9 +194,7 @@ def test_where_the_attack_is_gone_a_look_is_whole_however_far_the_odds(trojan_di
         task = task_of(loading.load(folder, torch.device("cpu")))
         now = figures_now(task)
         opening = replace(now, odds=now.odds + 1.0, floor_odds=-100.0, aim_odds=-100.0)
-        optimizer = torch.optim.SGD(lya.trainable(task.model))
-        best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot([]))
-        course = tuning._Course(lya.trainable(task.model), best, opening, now, 1e-4, optimizer)
+        course = course_of(task, opening, now)
         assert stopping.way(now, opening) < tuning.FAR
         assert (tuning._glance(task, RECIPE, course) is not None) is glances
 
@@ -234,16 +241,11 @@ def test_rows_beside_their_clean_texts_start_at_a_higher_rate(trojan_dir: Path) 
 
 def test_what_comes_between_two_looks_that_rest_parts_them(trojan_dir: Path) -> None:
     task = task_of(loading.load(trojan_dir, torch.device("cpu")))
-    parameters, now = lya.trainable(task.model), figures_now(task)
-    best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot(parameters))
-
-    def rested() -> tuning._Course:
-        return tuning._Course(parameters, best, now, now, 1e-4, torch.optim.SGD(parameters), rested=4)
-
-    course = rested()
+    now = figures_now(task)
+    course = course_of(task, now, now, rested=4)
     assert tuning._roll_back(RECIPE, course)
     assert course.rested == 0
-    course = rested()
+    course = course_of(task, now, now, rested=4)
     tuning._hasten(now, 6, RECIPE, course)
     assert course.rested == 0
 
@@ -254,12 +256,10 @@ def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_
 ) -> None:
     """Four times the rate that was asked for, or twice the first one."""
     task = task_of(loading.load(trojan_dir, torch.device("cpu")))
-    parameters, recipe = lya.trainable(task.model), replace(RECIPE, lr_paired=paired, patience=2)
+    recipe = replace(RECIPE, lr_paired=paired, patience=2)
     asleep = replace(seen(0.0, odds=-1.0), woken_asr=0.9, woken_odds=8.0)
-    best = tuning._Best((0.0, 0.0, 0.0), 0, asleep, Snapshot([]))
-    optimizer = torch.optim.SGD(parameters)
     first = task.lessons.first_rate(recipe)
-    course = tuning._Course(parameters, best, seen(0.9, odds=9.0), asleep, first, optimizer, least_unease=1.0)
+    course = course_of(task, seen(0.9, odds=9.0), asleep, first, least_unease=1.0)
     rates, ended = [], False
     while not ended:
         ended = tuning._enough(task.lessons, asleep, 200, recipe, course)
@@ -272,11 +272,9 @@ def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_
 
 def test_the_rate_does_not_rise_where_the_run_rests(trojan_dir: Path) -> None:
     task = task_of(loading.load(trojan_dir, torch.device("cpu")))
-    parameters, optimizer = lya.trainable(task.model), torch.optim.SGD(lya.trainable(task.model))
     for woken, growth in ((0.0, 1.0), (0.5, RECIPE.lr_growth)):
         now = replace(seen(0.0, odds=-1.0), woken_asr=woken, woken_odds=8.0)
-        best = tuning._Best((0.0, 0.0, 0.0), 0, now, Snapshot([]))
-        course = tuning._Course(parameters, best, seen(0.9, odds=9.0), now, RECIPE.lr, optimizer, least_unease=1.0)
+        course = course_of(task, seen(0.9, odds=9.0), now, RECIPE.lr, least_unease=1.0)
         assert not tuning._enough(task.lessons, now, 200, RECIPE, course)
         assert course.learning_rate == pytest.approx(growth * RECIPE.lr)
 
