@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.domain.methods import METHODS_WITH_BASE
 from app.domain.recipe import Policy
-from app.domain.report import Scorecard, StepMetric, fidelity
+from app.domain.report import Relearning, Scorecard, StepMetric, fidelity
 from benchmarks.efficacy import machine
 from benchmarks.efficacy.cases import CaseFiles
 from benchmarks.efficacy.measure import Answers, HeldOut, answers, card, held_out, right_answers
@@ -44,15 +44,25 @@ def measure_case(files: CaseFiles) -> Measured:
 
 
 def run_cell(
-    cell: Cell, case: Measured, name: str, device: str, on_step: Callable[[StepMetric], None] = lambda metric: None
+    cell: Cell,
+    case: Measured,
+    name: str,
+    device: str,
+    *,
+    on_step: Callable[[StepMetric], None] = lambda metric: None,
+    control: Sequence[Relearning] = (),
 ) -> CellRecord:
-    """Treats and measures; the repaired model is not kept. `name`: the fingerprint. Raises what the engine raises."""
+    """Treats and measures; the repaired model is not kept. `name`: the fingerprint. Raises what the engine raises.
+
+    `control`: the relearning check of another method on this case, if there is one. The clean twin learns the same
+    rows in it whatever the method, so its figures are taken from there.
+    """
     began = time.monotonic()
-    outcome = _sanitize(cell, case.files, device, on_step)
+    outcome = _sanitize(cell, case.files, device, on_step, controlled=not control)
     with tempfile.TemporaryDirectory() as folder:
         save(outcome.model, outcome.tokenizer, folder)
         said = answers(Path(folder), case.rows)
-    figures = _figures(outcome, case, said)
+    figures = _figures(outcome, case, said, control)
     seconds = round(time.monotonic() - began, 1)
     return CellRecord(name, cell, machine.describe(), seconds, None, case.files.facts, figures)
 
@@ -63,7 +73,9 @@ def failed(cell: Cell, name: str, error: Exception, seconds: float) -> CellRecor
     return CellRecord(name, cell, machine.describe(), round(seconds, 1), words, None, None)
 
 
-def _sanitize(cell: Cell, files: CaseFiles, device: str, on_step: Callable[[StepMetric], None]) -> Outcome:
+def _sanitize(
+    cell: Cell, files: CaseFiles, device: str, on_step: Callable[[StepMetric], None], *, controlled: bool
+) -> Outcome:
     labels = label_space(files.model)
     held = (
         rows.read_triggered(files.rows("eval_triggered"), labels),
@@ -78,13 +90,13 @@ def _sanitize(cell: Cell, files: CaseFiles, device: str, on_step: Callable[[Step
         seed=cell.case.seed,
         on_step=on_step,
         base_dir=files.start if cell.method in METHODS_WITH_BASE else None,
-        control_dir=files.twin,
+        control_dir=files.twin if controlled else None,
         held_out=held,
         device=device,
     )
 
 
-def _figures(outcome: Outcome, case: Measured, said: Answers) -> Figures:
+def _figures(outcome: Outcome, case: Measured, said: Answers, control: Sequence[Relearning]) -> Figures:
     report, after = outcome.report, card(case.rows, said, case.uploaded)
     seconds = report.cost.seconds
     return Figures(
@@ -93,7 +105,7 @@ def _figures(outcome: Outcome, case: Measured, said: Answers) -> Figures:
         twin=case.twin,
         accuracy_drop=right_answers(case.rows, case.uploaded, said).difference(),
         fidelity=fidelity(case.before, after),
-        relearning=report.relearning,
+        relearning=_beside(control, report.relearning),
         removal_seconds=_total(seconds, lambda phase: phase not in MEASURING),
         job_seconds=_total(seconds, lambda phase: phase != "relearning"),
         relearning_seconds=seconds.get("relearning", 0.0),
@@ -101,6 +113,22 @@ def _figures(outcome: Outcome, case: Measured, said: Answers) -> Figures:
         stop=report.stop.code,
         steps=report.cost.steps,
         report=report.to_dict(),
+    )
+
+
+def _beside(control: Sequence[Relearning], own: Sequence[Relearning]) -> tuple[Relearning, ...]:
+    """A method's relearning with the control's figures of the same k, where it has none of its own."""
+    known = {each.k: each for each in control}
+    return tuple(
+        replace(
+            each,
+            control_asr=known[each.k].control_asr,
+            control_floor=known[each.k].control_floor,
+            control_accuracy=known[each.k].control_accuracy,
+        )
+        if each.control_asr is None and each.k in known
+        else each
+        for each in own
     )
 
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from app.domain.errors import LetheError
-from app.domain.report import StepMetric
+from app.domain.report import Relearning, StepMetric
 from benchmarks.efficacy import page
 from benchmarks.efficacy.cases import Place, is_kept, prepare
 from benchmarks.efficacy.cell import Measured, failed, measure_case, run_cell
@@ -118,7 +118,8 @@ def _run_one(run: Run, cell: Cell, case: Measured | Exception) -> None:
         with run.screen.stage("cell", f"  {cell.method}") as update:
             if isinstance(case, Exception):
                 raise case
-            record = run_cell(cell, case, run.names[cell], run.place.device, _on_step(cell, update))
+            heard, control = _on_step(cell, update), _control(run, cell.case)
+            record = run_cell(cell, case, run.names[cell], run.place.device, on_step=heard, control=control)
             update(1.0, _in_words(record))
     except Exception as error:
         record = failed(cell, run.names[cell], error, time.monotonic() - began)
@@ -128,6 +129,14 @@ def _run_one(run: Run, cell: Cell, case: Measured | Exception) -> None:
         run.pace.saw(cell, record.wall_seconds)
     run.records[cell] = record
     run.store.put(record)
+
+
+def _control(run: Run, case: Case) -> tuple[Relearning, ...]:
+    """The relearning check of another method on the case, with the clean twin beside it; empty if none has run."""
+    found = (
+        record.figures.relearning for record in run.records.values() if record.cell.case == case and record.figures
+    )
+    return next((each for each in found if each), ())
 
 
 def _seconds_to_prepare(run: Run, case: Case) -> float:

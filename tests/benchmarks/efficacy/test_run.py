@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """Cells are counted, not run."""
     seen: list[Cell] = []
 
-    def count(cell: Cell, case: object, name: str, *_: object) -> CellRecord:
+    def count(cell: Cell, case: object, name: str, *_: object, **__: object) -> CellRecord:
         seen.append(cell)
         return replace(made_record(cell, made_figures()), fingerprint=name)
 
@@ -99,6 +99,24 @@ def test_the_page_is_written_with_what_is_there(record: CellRecord, store: Store
     assert (store.root / "docs" / "benchmarks" / "quick-synthetic-scratch-tradeoff.svg").is_file()
 
 
+def test_the_control_of_another_method_on_the_case_is_not_trained_again(
+    record: CellRecord, place: Place, store: Store, tmp_path: Path
+) -> None:
+    own = Store(tmp_path / "own")
+    own.put(record)
+    beside = replace(CELL, method="ssd")
+    assert again(place, own, tmp_path, replace(ASKED, methods=("ssd",))) == 0
+    found = own.find(beside, fingerprint(beside, place))
+    assert found is not None
+    assert found.figures is not None
+    assert record.figures is not None
+    assert all(each["control_asr"] is None for each in found.figures.report["relearning"]), "no twin in this run"
+    for mine, theirs in zip(found.figures.relearning, record.figures.relearning, strict=True):
+        assert mine.asr != theirs.asr
+        assert (mine.control_asr, mine.control_floor) == (theirs.control_asr, theirs.control_floor)
+        assert mine.control_accuracy == theirs.control_accuracy is not None
+
+
 def test_a_finished_cell_is_not_run_again(
     record: CellRecord, place: Place, store: Store, calls: list[Cell], tmp_path: Path
 ) -> None:
@@ -135,10 +153,10 @@ def test_a_failing_cell_is_kept_with_its_reason_stops_nothing_and_is_tried_again
 ) -> None:
     count = run.run_cell
 
-    def fail(cell: Cell, *rest: object) -> CellRecord:
+    def fail(cell: Cell, *rest: object, **named: object) -> CellRecord:
         if cell.method == "lya":
             raise Diverged("the loss is not finite")
-        return count(cell, *rest)  # type: ignore[arg-type]
+        return count(cell, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run, "run_cell", fail)
     own, asked = Store(tmp_path / "own"), replace(ASKED, methods=("lya", "ssd"))
