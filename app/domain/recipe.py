@@ -194,7 +194,7 @@ KNOBS: tuple[Knob, ...] = (
         "precision",
         str,
         "auto",
-        "arithmetic of the forward pass: auto takes bf16 where the device has it",
+        "arithmetic of the forward pass: auto takes bf16 where the device has it and gains by it",
         choices=("auto", "fp32", "bf16"),
     ),
     Knob(

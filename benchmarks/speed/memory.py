@@ -52,7 +52,8 @@ def measure(folder: Path, knobs: Mapping[str, Any], device: str) -> dict[str, in
     """
     with tempfile.TemporaryDirectory() as place:
         small = make(folder)
-        small.treat("lya", SMALL | {"steps": 1}, device)
+        for precision in ("fp32", "bf16"):  # the wide model's may be another than a small one's
+            small.treat("lya", SMALL | {"steps": 1, "precision": precision}, device)
         made, parameters = of_size(small, Path(place), WIDE)
         floor = 0 if device == "cuda" else psutil.Process().memory_info().rss
         peak = made.treat("lya", knobs, device).report.cost.peak_memory_bytes

@@ -13,11 +13,17 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from app.domain.recipe import Recipe
+from workers.engine import bf16
+
 M_MMAP_THRESHOLD, LARGE = -3, 2 * 2**20  # of malloc.h
+WIDE = 256  # half the width gains a tenth, with short texts nothing
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -35,16 +41,28 @@ def aside(value: torch.Tensor, device: torch.device, offload: bool) -> torch.Ten
     return value.cpu().pin_memory() if device.type == "cuda" else value.cpu()
 
 
-def arithmetic(asked: str, device: torch.device) -> str:
-    """fp32 or bf16: `auto` takes bf16 on a GPU that has it. Weights and optimizer stay in fp32 either way."""
-    if asked != "auto":
-        return asked
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+def arithmetic(recipe: Recipe, model: Any) -> str:
+    """fp32 or bf16: `auto` takes bf16 on a GPU that has it, and on a CPU that has it where memory is not short and
+    the model so wide that the products gain more than the casts cost. Weights and optimizer stay in fp32 either way.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
+    if model.device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    wide = getattr(model.config.get_text_config(), "hidden_size", 0) >= WIDE
+    return "bf16" if wide and not recipe.lean and bf16.native() else "fp32"
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+@contextlib.contextmanager
+def autocast(device: torch.device, precision: str) -> Iterator[None]:
     """The context of a forward pass in the arithmetic chosen."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"), again(device, precision):
+        yield
+
+
+def again(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """What it takes beside autocast, which torch brings itself, to run a part of a forward pass once more."""
+    return bf16.OnCpu() if device.type == "cpu" and precision == "bf16" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -54,15 +72,19 @@ def deterministic(seed: int, device: torch.device) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     was = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    rules: Any = torch.utils.deterministic
+    filled = rules.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.use_deterministic_algorithms(True, warn_only=True)
+            rules.fill_uninitialized_memory = False  # ours is written before it is read
             torch.backends.cudnn.benchmark = False
             torch.manual_seed(seed)
             yield
         finally:
             torch.use_deterministic_algorithms(was, warn_only=warned)
+            rules.fill_uninitialized_memory = filled
             torch.backends.cudnn.benchmark = benchmark
 
 

@@ -61,7 +61,7 @@ def of_model(checkpoint: Checkpoint, recipe: Recipe) -> ModelFacts:
         labels=checkpoint.labels.names,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=str(model.device),
-        precision=devices.arithmetic(recipe.precision, model.device),
+        precision=devices.arithmetic(recipe, model),
     )
 
 

@@ -269,14 +269,14 @@ def _read(
     """Logits of the rows, and their features where there is a teacher."""
     if lessons.teacher is None:
         return logits_of(model, tokens, rows, recipe), None
-    with autocast(model.device, arithmetic(recipe.precision, model.device)):
+    with autocast(model.device, arithmetic(recipe, model)):
         logits, states, mask = forward_with_states(model, tokens, rows)
     return logits, features.pooled(states, mask)
 
 
 def logits_of(model: Model, tokens: Tokens, rows: list[int], recipe: Recipe) -> Tensor:
     """Logits [len(rows), classes] in the recipe's arithmetic."""
-    with autocast(model.device, arithmetic(recipe.precision, model.device)):
+    with autocast(model.device, arithmetic(recipe, model)):
         return forward(model, tokens, rows)
 
 

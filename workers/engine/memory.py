@@ -105,7 +105,7 @@ def _saved(model: Model, row: Tokens, recipe: Recipe) -> int:
 
     with (
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        autocast(model.device, arithmetic(recipe.precision, model.device)),
+        autocast(model.device, arithmetic(recipe, model)),
     ):
         forward(model, row, [0])
     return sum(sizes.values())
@@ -119,7 +119,13 @@ def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
     """
     modules = model.modules() if recipe.lean else ()
     layers = [each for each in modules if isinstance(each, GradientCheckpointingLayer)]
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    precision = arithmetic(recipe, model)
+    again = partial(
+        checkpoint,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (contextlib.nullcontext(), devices.again(model.device, precision)),
+    )
     config = model.config.get_text_config()
     cache = getattr(config, "use_cache", None)
     casts = torch.is_autocast_cache_enabled()

@@ -127,7 +127,7 @@ def _lesson(page: Sheet, draw: Draw) -> tuple[Tokens, Tensor]:
 def _train(model: Model, parameters: list[Tensor], tokens: Tokens, labels: Tensor, recipe: Recipe) -> None:
     """STEPS steps on the mean cross-entropy of all rows, added up over batches of the recipe's size."""
     optimizer = optimizers.make(parameters, learning_rate(model), replace(recipe, beta2=BETA2, weight_decay=0.0))
-    precision = arithmetic(recipe.precision, model.device)
+    precision = arithmetic(recipe, model)
     with memory.recomputed(model, recipe):
         for _ in range(STEPS):
             model.zero_grad(set_to_none=True)
