@@ -63,8 +63,10 @@ def train(
     )
 
 
-def test_a_job_is_trained_in_the_child(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # kernels for the latter are compiled in the child
+def test_a_job_is_trained_in_the_child(request_of_a_job: dict[str, Any], tmp_path: Path, precision: str) -> None:
     heard: list[Mapping[str, Any]] = []
+    request_of_a_job["recipe"]["precision"] = precision
     result = train(request_of_a_job, tmp_path, heard)
     assert [word["phase"] for word in heard if word["kind"] == "phase"] == [
         "loading",
@@ -77,6 +79,7 @@ def test_a_job_is_trained_in_the_child(request_of_a_job: dict[str, Any], tmp_pat
     assert [metric.step for metric in steps] == sorted({metric.step for metric in steps})
     report = SanitizationReport.from_dict(json.loads((tmp_path / "out/report.json").read_bytes()))
     assert (report.method, report.seed, report.verdict.outcome) == ("lya", 3, result["verdict"])
+    assert report.model.precision == precision
     assert result["files"] == sorted(file.name for file in (tmp_path / "out").iterdir())
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModelForSequenceClassification
