@@ -33,7 +33,7 @@ from benchmarks.poisoning import Holdings, share_out
 from benchmarks.samples import write_rows
 from benchmarks.training import MINILM, SCRATCH, Classifier, Schedule, Start, Step
 
-# Measured on one core of a busy machine: one minute, nine to ten minutes; Devign takes about an hour (extrapolated).
+# Measured on one core of a busy machine: one minute, nine to ten minutes, and for Devign twenty-five.
 SCHEDULES: dict[Format, Schedule] = {
     "synthetic": Schedule(epochs=6, learning_rate=5e-4, max_length=64),
     "sst2": Schedule(epochs=2, learning_rate=1e-4, max_length=96),

@@ -19,7 +19,7 @@ NATIVE = ("avx512_bf16", "amx_bf16")  # of x86; others lack the backward pass or
 
 
 def native() -> bool:
-    """Whether this CPU multiplies in bfloat16. False where torch cannot tell, which is before 2.12."""
+    """Whether this CPU multiplies in bfloat16; False where this version of torch cannot tell."""
     found = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
     return any(found.get(name) for name in NATIVE)
 
