@@ -116,19 +116,18 @@ def _figures(outcome: Outcome, case: Measured, said: Answers, control: Sequence[
     )
 
 
-def _beside(control: Sequence[Relearning], own: Sequence[Relearning]) -> tuple[Relearning, ...]:
-    """A method's relearning with the control's figures of the same k, where it has none of its own."""
-    known = {each.k: each for each in control}
+def _beside(control: Sequence[Relearning], own: tuple[Relearning, ...]) -> tuple[Relearning, ...]:
+    """A method's relearning with the figures of `control`, where there is one: the same k in the same order."""
+    if not control:
+        return own
     return tuple(
         replace(
             each,
-            control_asr=known[each.k].control_asr,
-            control_floor=known[each.k].control_floor,
-            control_accuracy=known[each.k].control_accuracy,
+            control_asr=other.control_asr,
+            control_floor=other.control_floor,
+            control_accuracy=other.control_accuracy,
         )
-        if each.control_asr is None and each.k in known
-        else each
-        for each in own
+        for each, other in zip(own, control, strict=True)
     )
 
 

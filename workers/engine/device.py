@@ -54,15 +54,17 @@ def arithmetic(recipe: Recipe, model: Any) -> str:
 
 
 @contextlib.contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """The context of a forward pass in the arithmetic chosen."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"), again(device, precision):
+def autocast(recipe: Recipe, model: Any) -> Iterator[None]:
+    """The context of a forward pass of the model in its arithmetic."""
+    narrow = arithmetic(recipe, model) == "bf16"
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=narrow), again(recipe, model):
         yield
 
 
-def again(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """What it takes beside autocast, which torch brings itself, to run a part of a forward pass once more."""
-    return bf16.OnCpu() if device.type == "cpu" and precision == "bf16" else contextlib.nullcontext()
+def again(recipe: Recipe, model: Any) -> AbstractContextManager[Any]:
+    """What it takes beside torch's autocast, which torch brings itself, to run a part of a forward pass once more."""
+    narrow = model.device.type == "cpu" and arithmetic(recipe, model) == "bf16"
+    return bf16.OnCpu() if narrow else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from torch import Tensor
 from app.domain.recipe import Recipe
 from workers.engine import features, guards, losses
 from workers.engine.batches import Tokens, forward, forward_with_states
-from workers.engine.device import arithmetic, autocast
+from workers.engine.device import autocast
 from workers.engine.features import Teacher
 from workers.engine.loading import Model
 from workers.engine.snapshot import Snapshot
@@ -269,14 +269,14 @@ def _read(
     """Logits of the rows, and their features where there is a teacher."""
     if lessons.teacher is None:
         return logits_of(model, tokens, rows, recipe), None
-    with autocast(model.device, arithmetic(recipe, model)):
+    with autocast(recipe, model):
         logits, states, mask = forward_with_states(model, tokens, rows)
     return logits, features.pooled(states, mask)
 
 
 def logits_of(model: Model, tokens: Tokens, rows: list[int], recipe: Recipe) -> Tensor:
     """Logits [len(rows), classes] in the recipe's arithmetic."""
-    with autocast(model.device, arithmetic(recipe, model)):
+    with autocast(recipe, model):
         return forward(model, tokens, rows)
 
 

@@ -29,7 +29,7 @@ from app.domain.recipe import Recipe
 from workers.engine import device as devices
 from workers.engine import lya
 from workers.engine.batches import Tokens, forward
-from workers.engine.device import arithmetic, autocast
+from workers.engine.device import autocast
 from workers.engine.loading import Model
 
 LEAN_FISHER_ROWS = 8  # rows of one pass for the Fisher information, which keeps all activations
@@ -105,7 +105,7 @@ def _saved(model: Model, row: Tokens, recipe: Recipe) -> int:
 
     with (
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        autocast(model.device, arithmetic(recipe, model)),
+        autocast(recipe, model),
     ):
         forward(model, row, [0])
     return sum(sizes.values())
@@ -119,12 +119,11 @@ def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
     """
     modules = model.modules() if recipe.lean else ()
     layers = [each for each in modules if isinstance(each, GradientCheckpointingLayer)]
-    precision = arithmetic(recipe, model)
     again = partial(
         checkpoint,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), devices.again(model.device, precision)),
+        context_fn=lambda: (contextlib.nullcontext(), devices.again(recipe, model)),
     )
     config = model.config.get_text_config()
     cache = getattr(config, "use_cache", None)

@@ -24,7 +24,7 @@ from app.domain.report import Proportion, Relearning
 from workers.engine import lya, memory, scorecard
 from workers.engine import optimizer as optimizers
 from workers.engine.batches import Tokens, by_length, forward
-from workers.engine.device import arithmetic, autocast
+from workers.engine.device import autocast
 from workers.engine.loading import Checkpoint, Model
 from workers.engine.scorecard import Sheet
 from workers.engine.snapshot import Snapshot
@@ -127,12 +127,11 @@ def _lesson(page: Sheet, draw: Draw) -> tuple[Tokens, Tensor]:
 def _train(model: Model, parameters: list[Tensor], tokens: Tokens, labels: Tensor, recipe: Recipe) -> None:
     """STEPS steps on the mean cross-entropy of all rows, added up over batches of the recipe's size."""
     optimizer = optimizers.make(parameters, learning_rate(model), replace(recipe, beta2=BETA2, weight_decay=0.0))
-    precision = arithmetic(recipe, model)
     with memory.recomputed(model, recipe):
         for _ in range(STEPS):
             model.zero_grad(set_to_none=True)
             for rows in by_length(tokens, recipe.batch_clean):
-                with autocast(model.device, precision):
+                with autocast(recipe, model):
                     logits = forward(model, tokens, rows)
                 loss = functional.cross_entropy(logits, labels[rows].to(logits.device), reduction="sum")
                 torch.autograd.backward(loss / len(tokens))

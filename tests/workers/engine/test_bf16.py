@@ -15,8 +15,14 @@ from app.domain.recipe import Recipe
 from workers.engine import bf16
 from workers.engine import device as devices
 
-CPU = torch.device("cpu")
+BF16 = Recipe.of("lya", {"precision": "bf16"})
 CLOSE = {"rtol": 2e-2, "atol": 2e-2}  # bfloat16 keeps eight bits
+
+
+def model(width: int = 16) -> Any:
+    """What the choice of an arithmetic asks of a model."""
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(hidden_size=width))
+    return SimpleNamespace(device=torch.device("cpu"), config=config)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -26,7 +32,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def gradients(work: Callable[..., Tensor], values: list[Tensor], precision: str) -> list[Tensor]:
     """The result in float32, and what the sum of its squares says of each value."""
     leaves = [each.clone().requires_grad_() for each in values]
-    with devices.autocast(CPU, precision):
+    with devices.autocast(Recipe.of("lya", {"precision": precision}), model()):
         found = work(*leaves)
     (found.float() ** 2).sum().backward()
     return [found.detach().float(), *(each.grad for each in leaves if each.grad is not None)]
@@ -46,7 +52,7 @@ def test_a_linear_layer_and_its_gradients_are_those_of_float32(shape: tuple[int,
 
 def test_a_frozen_layer_gets_no_gradient() -> None:
     x, weight = drawn(4, 16).requires_grad_(), drawn(8, 16, seed=1)
-    with devices.autocast(CPU, "bf16"):
+    with devices.autocast(BF16, model()):
         functional.linear(x, weight).float().sum().backward()
     assert (x.grad is not None, weight.grad) == (True, None)
 
@@ -58,7 +64,7 @@ def test_no_copy_of_a_weight_is_kept_for_the_backward_pass() -> None:
         kept.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each), devices.autocast(CPU, "bf16"):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda each: each), devices.autocast(BF16, model()):
         layer(drawn(4, 16))
     assert [each.data_ptr() for each in kept if each.shape == layer.weight.shape] == [layer.weight.data_ptr()]
     assert [each.dtype for each in kept if each.shape == (4, 16)] == [torch.bfloat16]
@@ -71,14 +77,9 @@ def test_attention_is_worked_out_in_float32() -> None:
     wide = functional.scaled_dot_product_attention(
         query.float(), key.float(), value.float(), attn_mask=mask.float(), scale=0.5
     )
-    with devices.autocast(CPU, "bf16"):
+    with devices.autocast(BF16, model()):
         found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.5)
     assert torch.equal(found, wide.bfloat16())
-
-
-def wide_model(width: int, device: str = "cpu") -> Any:
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(hidden_size=width))
-    return SimpleNamespace(device=torch.device(device), config=config)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_auto_takes_bfloat16_where_it_gains(
     monkeypatch: pytest.MonkeyPatch, native: bool, width: int, knobs: dict[str, Any], wanted: str
 ) -> None:
     monkeypatch.setattr(bf16, "native", lambda: native)
-    assert devices.arithmetic(Recipe.of("lya", knobs), wide_model(width)) == wanted
+    assert devices.arithmetic(Recipe.of("lya", knobs), model(width)) == wanted
 
 
 def test_a_cpu_is_asked_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,8 +124,8 @@ def test_activations_worked_out_again_give_the_same_gradients(tmp_path: Path, ki
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             # Without a cache a decoder lays keys and values out in another way, and rounds their sums elsewhere.
-            error = 0.0 if precision == "fp32" else 2**-7
-            assert float((one - other).abs().max()) <= error * float(one.abs().max())
+            rounded = precision == "bf16" and float((one - other).abs().max()) <= float(one.abs().max()) * 2**-7
+            assert rounded or torch.equal(one, other)
 
 
 def test_the_lean_optimizer_goes_the_way_of_adamw_in_half_the_memory() -> None:
