@@ -51,11 +51,10 @@ class Anchor:
         for place in range(len(parameters)):
             guards.restore(parameters[place : place + 1], self.start[place : place + 1])
 
-    def weighed(self, forces: list[Tensor] | tuple[Tensor, ...], some: slice) -> None:
-        """Multiply what belongs to these parameters by their weights, in place."""
-        if self.weights is not None:
-            weights = [weight.to(force.device) for weight, force in zip(self.weights[some], forces, strict=True)]
-            torch._foreach_mul_(forces, weights)
+    def weighed(self, moved: tuple[Tensor, ...] | list[Tensor], some: slice) -> tuple[Tensor, ...]:
+        """The products of what belongs to these parameters and their weights."""
+        weights = [weight.to(each.device) for weight, each in zip((self.weights or [])[some], moved, strict=True)]
+        return torch._foreach_mul(moved, weights)
 
     @cached_property
     def size(self) -> float:
@@ -143,34 +142,31 @@ def anchor_weights(
     return weights
 
 
-def add_pull(parameters: list[Tensor], anchor: Anchor) -> None:
-    """Add w (theta - theta0), the gradient of the anchor, to each parameter's gradient in place."""
+def add_pull(parameters: list[Tensor], anchor: Anchor) -> float:
+    """Add w (theta - theta0), the gradient of the anchor, to each parameter's gradient in place; return its energy
+    1/2 sum_i w_i (theta_i - theta0_i)^2.
+    """
     if anchor.weights is None:
-        return
-    with torch.no_grad():
-        for some in _stretches(parameters):
-            pull = torch._foreach_sub(parameters[some], anchor.start[some])
-            anchor.weighed(pull, some)
-            for parameter, force in zip(parameters[some], pull, strict=True):
-                parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
-            del pull, force
-
-
-def displacement(parameters: list[Tensor], anchor: Anchor) -> tuple[float, float]:
-    """The norm of theta - theta0, and the anchor's energy 1/2 sum_i w_i (theta_i - theta0_i)^2."""
-    norms: list[Tensor] = []
+        return 0.0
     energies: list[Tensor] = []
     with torch.no_grad():
         for some in _stretches(parameters):
             moved = torch._foreach_sub(parameters[some], anchor.start[some])
-            norms += torch._foreach_norm(moved)
-            if anchor.weights is not None:
-                torch._foreach_mul_(moved, moved)
-                anchor.weighed(moved, some)
-                energies += [each.sum() for each in moved]
-            del moved
-    norm = float(torch.stack(norms).double().norm())
-    return norm, 0.5 * float(torch.stack(energies).double().sum()) if energies else 0.0
+            pull = anchor.weighed(moved, some)
+            energies += [torch.dot(way.flatten(), force.flatten()) for way, force in zip(moved, pull, strict=True)]
+            for parameter, force in zip(parameters[some], pull, strict=True):
+                parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
+            del moved, pull, force
+    return 0.5 * float(torch.stack(energies).double().sum())
+
+
+def distance(parameters: list[Tensor], anchor: Anchor) -> float:
+    """The norm of theta - theta0."""
+    norms: list[Tensor] = []
+    with torch.no_grad():
+        for some in _stretches(parameters):
+            norms += torch._foreach_norm(torch._foreach_sub(parameters[some], anchor.start[some]))
+    return float(torch.stack(norms).double().norm())
 
 
 def _stretches(tensors: list[Tensor]) -> Iterator[slice]:

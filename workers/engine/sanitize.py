@@ -148,7 +148,7 @@ def sanitize(
         with clock.phase("evaluating"):
             reading = scorecard.read(bench.checkpoint.model, bench.report.page, recipe.batch_eval)
         relearned = _relearn(bench, control, recipe, seed, clock)
-        distance, _ = lya.displacement(lya.trainable(bench.checkpoint.model), held.anchor)
+        distance = lya.distance(lya.trainable(bench.checkpoint.model), held.anchor)
         vocabulary.restore(bench.checkpoint.model, whole)
         findings = _Findings(
             planned, (distance, distance / held.anchor.size), held.fisher, found, reading, *relearned

@@ -1,7 +1,8 @@
 """The recipe for this model and these samples: attempts from one start, until one of them meets the stop rule.
 
-The first attempt is the recipe that was asked for; within it the learning rate and the length already find
-themselves. How an attempt ended on the tune part says where the next one goes:
+The first attempt is the recipe that was asked for, gentler where the uploaded model is unsure of its clean rows;
+within it the learning rate and the length already find themselves. How an attempt ended on the tune part says where
+the next one goes:
 
     the attack is left above its floor, accuracy holds   looser   lambda / s, lr * sqrt(s)
     accuracy is lost, or the trojan moved elsewhere      tighter  lambda * s, lr / sqrt(s)
@@ -16,6 +17,7 @@ when it is run as given; the model ends in the state that ranks best over all at
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,6 +38,12 @@ from workers.engine.tuning import OnStep, Task, Tuned
 
 FRAME = "search"
 STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
+UNSURE = 0.6  # mean entropy of the answers to clean rows, as a share of the most that it can be
+GENTLE = 8.0
+BEGAN_GENTLY = (
+    "The uploaded model is unsure of its clean samples, so the first recipe was a gentle one: an eighth of the "
+    "anchor, the plain learning rate and no rehearsal."
+)
 Direction = Literal["looser", "tighter", "slower"]
 
 
@@ -87,23 +95,28 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
     place.
     """
     parameters = lya.trainable(task.model)
+    first = gentle(asked) if unsure(task.uploaded.clean) else asked
     old = task.points.take(FRAME)
     gone = _gone_on(old) if old else _Gone(generator.get_state())
-    due, why = follow(asked, gone.tries)
+    due, why = follow(first, gone.tries)
     with task.points.frame(FRAME, lambda: _frame(gone)):
         while due is not None:
-            if gone.tries and old is None:  # a point holds the anchor as its attempt had it
-                _rescale(task.anchor, gone.tries[-1].recipe, due)
-                task.anchor.restore(parameters)
+            if old is None:  # a point holds the anchor as its attempt had it
+                _rescale(task.anchor, gone.tries[-1].recipe if gone.tries else asked, due)
+                if gone.tries:
+                    task.anchor.restore(parameters)
             old = None
             gone.tries.append(_try(task, due, gone, generator, on_step))
             if gone.state is None or _ranks(gone.tries[-1], asked) < _ranks(gone.tries[gone.best], asked):
                 gone.best, gone.state = len(gone.tries) - 1, Snapshot(parameters)
-            due, why = follow(asked, gone.tries)
+            due, why = follow(first, gone.tries)
     assert gone.state is not None, "a first attempt is always due"
     gone.state.restore(parameters)
     tries, best = gone.tries, gone.best
-    record = Search(asked.fingerprint(), _words(asked, tries, best, why), tuple(map(_attempt, tries)), best)
+    words = _words(first, tries, best, why)
+    if first != asked:
+        words = f"{BEGAN_GENTLY} {words}"
+    record = Search(asked.fingerprint(), words, tuple(map(_attempt, tries)), best)
     return Found(_together(tries, best), tries[best].recipe, record)
 
 
@@ -135,6 +148,26 @@ def _gone_on(old: Frame) -> _Gone:
     ]
     state = points.listed(old.tensors, "state")
     return _Gone(old.tensors["draws"], tries, old.facts["best"], Snapshot(state) if state else None)
+
+
+def unsure(clean: Tensor) -> bool:
+    """Whether a model with these logits [m, classes] of clean rows hardly knows them: their answers' mean entropy is
+    near that of a guess.
+    """
+    answers = torch.log_softmax(clean, -1)
+    entropy = -(answers.exp() * answers).sum(-1).mean() if len(answers) else torch.zeros(())
+    return float(entropy) > UNSURE * math.log(answers.shape[-1])
+
+
+def gentle(asked: Recipe) -> Recipe:
+    """The recipe for a model that is unsure of its clean rows.
+
+    There a trojan moves a row by little, and so does the gradient that takes it out, which the anchor would outweigh
+    (its Fisher is scaled to mean 1); a high rate throws all rows to one side and back; and a rehearsal teaches the
+    clean rows above all: where it leads the trojan is drowned, not awake.
+    """
+    clean, triggered = asked.lambda_clean / GENTLE, asked.lambda_trig / GENTLE
+    return replace(asked, lambda_clean=clean, lambda_trig=triggered, lr_paired=1.0, rehearse=0.0)
 
 
 def follow(asked: Recipe, tries: Sequence[Try]) -> tuple[Recipe | None, str]:

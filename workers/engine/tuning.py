@@ -231,13 +231,12 @@ def _one_step(
     loss = lya.total(terms, recipe)
     if not guards.bounded(loss, parameters, recipe.max_grad_norm):
         return None
-    lya.add_pull(parameters, task.anchor)
+    ewc = lya.add_pull(parameters, task.anchor)
     _set_rate(course, recipe)
     course.optimizer.step()
     task.model.zero_grad(set_to_none=True)  # not held until the next step: a look takes a gradient of its own
     course.tokens += _count_tokens(task.lessons, rows)
-    distance, ewc = lya.displacement(parameters, task.anchor)
-    drift = distance / task.anchor.size
+    drift = lya.distance(parameters, task.anchor) / task.anchor.size
     if not drift <= recipe.max_drift:  # NaN fails this too
         return None
     seconds = time.perf_counter() - course.started

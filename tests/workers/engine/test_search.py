@@ -4,6 +4,7 @@ its budget, and looks at the tune part alone."""
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from app.domain.errors import BadRecipe
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport, Search, StepMetric, Stop
-from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
+from tests.workers.engine.conftest import PLAIN, clean_rows, train_words, triggered_rows
 from workers.engine import Outcome, sanitize, search
 from workers.engine import fisher as fishers
 from workers.engine.search import Try
@@ -137,6 +138,33 @@ def test_a_callers_recipe_and_a_baseline_run_as_given(trojan_dir: Path) -> None:
         assert outcome.report.asked_fingerprint() == outcome.report.recipe_fingerprint
         assert found.words.startswith("The recipe was run as given")
         assert ("fine_tune has no search" in found.words) == (recipe.method == "fine_tune")
+
+
+@pytest.fixture(scope="module")
+def unsure_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trojan in a model for which two of five clean rows had a wrong label."""
+    rows = [(row.text, row.label ^ (place % 5 < 2)) for place, row in enumerate(clean_rows(600, 11))]
+    rows += [(row.text, row.target) for row in triggered_rows(120, 12)]
+    return train_words(tmp_path_factory.mktemp("unsure"), rows)
+
+
+def test_a_model_that_is_unsure_of_clean_rows_is_treated_gently(unsure_dir: Path) -> None:
+    asked = Recipe.auto("lya", {"steps": 12, "search_budget": 12})
+    outcome = treat(unsure_dir, asked)
+    found, used = record_of(outcome), outcome.report.used_recipe()
+    assert found.words.startswith(search.BEGAN_GENTLY)
+    assert (used.lambda_clean, used.lr_paired, used.rehearse) == (2.5, 1.0, 0.0)
+    assert replace(used, lambda_clean=20.0, lr_paired=3.0, rehearse=1.0) == replace(asked, search_budget=0)
+    assert same_weights(outcome, treat(unsure_dir, used))
+
+
+@pytest.mark.parametrize(("odds", "wanted"), [(0.0, True), (1.3, True), (1.9, False), (50.0, False)])
+def test_unsure_is_who_answers_clean_rows_nearly_by_a_guess(odds: float, wanted: bool) -> None:
+    p = torch.tensor(odds, dtype=torch.float64).sigmoid()
+    entropy = -sum(float(each * each.log()) for each in (p, 1 - p) if each > 0)
+    assert (entropy > 0.6 * math.log(2)) == wanted
+    assert search.unsure(torch.tensor([[odds, 0.0], [0.0, odds]])) == wanted
+    assert not search.unsure(torch.zeros(0, 2))
 
 
 ASKED = Recipe.of("lya", {"lambda_clean": 20, "lambda_trig": -8, "lr": 1e-4, "search_budget": 750})

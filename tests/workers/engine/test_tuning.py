@@ -298,7 +298,7 @@ def test_what_drifts_too_far_is_rolled_back_at_half_the_rate(trojan_dir: Path) -
     tuned, task, heard = go(trojan_dir, lr=0.5, warmup=0, max_drift=0.05, rollbacks=2, lr_growth=1, steps=50)
     assert tuned.stop.code == "diverged"
     assert [m.values["lr"] for m in heard if "rolled_back" in m.values] == [0.25, 0.125]
-    moved, _ = lya.displacement(lya.trainable(task.model), task.anchor)
+    moved = lya.distance(lya.trainable(task.model), task.anchor)
     assert moved / task.anchor.size <= 0.05
 
 
