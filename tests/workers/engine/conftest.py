@@ -61,6 +61,14 @@ def twin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_words(tmp_path_factory.mktemp("twin"), [(row.text, row.label) for row in clean_rows(720, 11)])
 
 
+@pytest.fixture(scope="session")
+def unsure_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trojan in a model for which two of five clean rows had a wrong label."""
+    rows = [(row.text, row.label ^ (place % 5 < 2)) for place, row in enumerate(clean_rows(600, 11))]
+    rows += [(row.text, row.target) for row in triggered_rows(120, 12)]
+    return train_words(tmp_path_factory.mktemp("unsure"), rows)
+
+
 def train_words(folder: Path, rows: list[tuple[str, int]]) -> Path:
     make_tiny_checkpoint(folder, "bert", seed=1)
     checkpoint = loading.load(folder, torch.device("cpu"))

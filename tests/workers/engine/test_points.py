@@ -21,6 +21,7 @@ from workers.engine.sanitize import Outcome, sanitize
 TIMES = {"seconds", "tokens_per_second", "peak_memory_bytes"}
 RECIPES = {
     "search": Recipe.of("lya", {"steps": 12, "search_budget": 30, "eval_every": 3, "lr": 1e-5, "lr_growth": 1.0}),
+    "unsure": Recipe.of("lya", {"steps": 8, "search_budget": 14, "eval_every": 4}),
     "rehearsed": Recipe.of("lya", {"steps": 8, "search_budget": 0, "lr": 1e-3}),
     "rolled back": Recipe.of("gradient_ascent", {"steps": 8, "lr": 3e-2, "max_drift": 0.3, "rollbacks": 8}),
     "fine_mixing": Recipe.of("fine_mixing", {"steps": 9, "keep_tries": 3}),
@@ -71,18 +72,18 @@ def keeping(root: Path, found: Path | None = None) -> tuple[Points, list[tuple[P
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
-    trojan_dir: Path, twin_dir: Path, tmp_path: Path, name: str
+    trojan_dir: Path, twin_dir: Path, unsure_dir: Path, tmp_path: Path, name: str
 ) -> None:
-    recipe = RECIPES[name]
-    whole, told = treat(trojan_dir, twin_dir, recipe)
+    recipe, model = RECIPES[name], unsure_dir if name == "unsure" else trojan_dir
+    whole, told = treat(model, twin_dir, recipe)
     last = told[-1].step
     for cut in sorted({4, last // 2 + 2, last}):
         made, kept = keeping(tmp_path / f"{cut}")
         with pytest.raises(Cut):
-            treat(trojan_dir, twin_dir, recipe, made, cut)
+            treat(model, twin_dir, recipe, made, cut)
         folder, step = kept[-1]
         assert step == cut - 1
-        again, retold = treat(trojan_dir, twin_dir, recipe, Points(found=folder))
+        again, retold = treat(model, twin_dir, recipe, Points(found=folder))
         assert weights(again) == weights(whole)
         assert [figures(each.to_dict()) for each in retold] == [
             figures(each.to_dict()) for each in told if each.step > step

@@ -16,7 +16,7 @@ import torch
 from app.domain.errors import BadRecipe
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport, Search, StepMetric, Stop
-from tests.workers.engine.conftest import PLAIN, clean_rows, train_words, triggered_rows
+from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
 from workers.engine import Outcome, sanitize, search
 from workers.engine import fisher as fishers
 from workers.engine.search import Try
@@ -138,14 +138,6 @@ def test_a_callers_recipe_and_a_baseline_run_as_given(trojan_dir: Path) -> None:
         assert outcome.report.asked_fingerprint() == outcome.report.recipe_fingerprint
         assert found.words.startswith("The recipe was run as given")
         assert ("fine_tune has no search" in found.words) == (recipe.method == "fine_tune")
-
-
-@pytest.fixture(scope="module")
-def unsure_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trojan in a model for which two of five clean rows had a wrong label."""
-    rows = [(row.text, row.label ^ (place % 5 < 2)) for place, row in enumerate(clean_rows(600, 11))]
-    rows += [(row.text, row.target) for row in triggered_rows(120, 12)]
-    return train_words(tmp_path_factory.mktemp("unsure"), rows)
 
 
 def test_a_model_that_is_unsure_of_clean_rows_is_treated_gently(unsure_dir: Path) -> None:
