@@ -51,11 +51,6 @@ class Anchor:
         for place in range(len(parameters)):
             guards.restore(parameters[place : place + 1], self.start[place : place + 1])
 
-    def weighed(self, moved: tuple[Tensor, ...] | list[Tensor], some: slice) -> tuple[Tensor, ...]:
-        """The products of what belongs to these parameters and their weights."""
-        weights = [weight.to(each.device) for weight, each in zip((self.weights or [])[some], moved, strict=True)]
-        return torch._foreach_mul(moved, weights)
-
     @cached_property
     def size(self) -> float:
         """The norm of theta0, of all weights."""
@@ -152,11 +147,12 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> float:
     with torch.no_grad():
         for some in _stretches(parameters):
             moved = torch._foreach_sub(parameters[some], anchor.start[some])
-            pull = anchor.weighed(moved, some)
+            weights = [weight.to(each.device) for weight, each in zip(anchor.weights[some], moved, strict=True)]
+            pull = torch._foreach_mul(moved, weights)
             energies += [torch.dot(way.flatten(), force.flatten()) for way, force in zip(moved, pull, strict=True)]
             for parameter, force in zip(parameters[some], pull, strict=True):
                 parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
-            del moved, pull, force
+            del moved, weights, pull, force
     return 0.5 * float(torch.stack(energies).double().sum())
 
 

@@ -41,8 +41,8 @@ STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
 UNSURE = 0.6  # mean entropy of the answers to clean rows, as a share of the most that it can be
 GENTLE = 8.0
 BEGAN_GENTLY = (
-    "The uploaded model is unsure of its clean samples, so the first recipe was a gentle one: an eighth of the "
-    "anchor, the plain learning rate and no rehearsal."
+    "The uploaded model is unsure of its clean samples, so the first recipe was a gentle one: 1/"
+    f"{GENTLE:g} of the anchor, the plain learning rate and no rehearsal."
 )
 Direction = Literal["looser", "tighter", "slower"]
 
@@ -98,13 +98,14 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
     first = gentle(asked) if unsure(task.uploaded.clean) else asked
     old = task.points.take(FRAME)
     gone = _gone_on(old) if old else _Gone(generator.get_state())
+    if old is None:  # a point holds the anchor as its attempt had it
+        _rescale(task.anchor, asked, first)
     due, why = follow(first, gone.tries)
     with task.points.frame(FRAME, lambda: _frame(gone)):
         while due is not None:
-            if old is None:  # a point holds the anchor as its attempt had it
-                _rescale(task.anchor, gone.tries[-1].recipe if gone.tries else asked, due)
-                if gone.tries:
-                    task.anchor.restore(parameters)
+            if gone.tries and old is None:
+                _rescale(task.anchor, gone.tries[-1].recipe, due)
+                task.anchor.restore(parameters)
             old = None
             gone.tries.append(_try(task, due, gone, generator, on_step))
             if gone.state is None or _ranks(gone.tries[-1], asked) < _ranks(gone.tries[gone.best], asked):
@@ -113,10 +114,8 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
     assert gone.state is not None, "a first attempt is always due"
     gone.state.restore(parameters)
     tries, best = gone.tries, gone.best
-    words = _words(first, tries, best, why)
-    if first != asked:
-        words = f"{BEGAN_GENTLY} {words}"
-    record = Search(asked.fingerprint(), words, tuple(map(_attempt, tries)), best)
+    began = f"{BEGAN_GENTLY} " if first != asked else ""
+    record = Search(asked.fingerprint(), began + _words(first, tries, best, why), tuple(map(_attempt, tries)), best)
     return Found(_together(tries, best), tries[best].recipe, record)
 
 
