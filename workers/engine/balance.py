@@ -2,6 +2,9 @@
 
     b = argmin mean KL(p0(x) || softmax(z(x) + b))   over clean rows x: there their mean answers agree
 
+Where the labels of the clean rows show the uploaded model itself to lean to a target, p0 is its answer without that
+lean: a model learns from poisoned rows also how often to call the target.
+
 To climb off one class is to lean to another, and a little of that lean stays on rows without the trigger: most of the
 accuracy that a run loses where triggered rows have no clean text. Steps of training take it out slowly, and swing
 about it. It is one number per class, so it is worked out from logits that a look has at hand. As in the adjustment to
@@ -13,13 +16,18 @@ alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from workers.engine.loading import Model
 from workers.engine.losses import divergence
 
 ROUNDS = 100
+NEVER = 1e-12  # a probability of which a logarithm can be taken
+BEYOND_LUCK = 1.645  # standard errors: luck alone reaches so far on one side in 5 % of cases
 
 
 def settle(model: Model, logits: Tensor, answers: Tensor) -> Tensor:
@@ -36,27 +44,64 @@ def settle(model: Model, logits: Tensor, answers: Tensor) -> Tensor:
     return shift
 
 
-def lean(logits: Tensor, answers: Tensor) -> Tensor:
+def lean(logits: Tensor, answers: Tensor, among: Tensor | None = None) -> Tensor:
     """b, of mean 0, by L-BFGS in float64. One undecided row for each class is
-    put beside the others: of a class that no row is of, little is known.
+    put beside the others: of a class that no row is of, little is known. `among`, bool [classes]: only these move
+    against the others.
     """
     classes = logits.shape[-1]
     undecided = torch.zeros(classes, classes)
     rows, wanted = (torch.cat((each, undecided)).double() for each in (logits, answers))
     wanted = torch.log_softmax(wanted, -1)
+    moving = torch.ones(classes, dtype=torch.bool) if among is None else among
     shift = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([shift], max_iter=ROUNDS, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def apart() -> Tensor:
         solver.zero_grad()
-        loss = divergence(rows + shift, wanted)
+        loss = divergence(rows + shift * moving, wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
         solver.step(apart)  # type: ignore[no-untyped-call]
-    found = shift.detach()
+    found = shift.detach() * moving
     return (found - found.mean()).float()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Clean rows with their labels: logits [m, classes], labels int64 [m]; and the classes that triggers aim at."""
+
+    logits: Tensor
+    labels: Tensor
+    targets: Tensor
+
+    @property
+    def truth(self) -> Tensor:
+        """The labels as probabilities, [m, classes]."""
+        return functional.one_hot(self.labels, self.logits.shape[-1]).float()
+
+
+def overcalled(known: Known) -> Tensor:
+    """The targets that clean rows are called more often than they are, beyond luck: bool [classes].
+
+    A row is called a class to the probability that it is given. The error of the sum is worked out from the
+    differences as they are: a model that is too sure of itself is not taken for one that leans.
+    """
+    over = torch.softmax(known.logits, -1) - known.truth
+    beyond = over.sum(0) > BEYOND_LUCK * over.square().sum(0).sqrt()
+    return beyond & torch.isin(torch.arange(len(beyond)), known.targets)
+
+
+def correction(known: Known) -> Tensor:
+    """What to add to all logits so that no target is called too often, float32 [classes]: the most likely b given the
+    labels, of mean 0; exactly 0 where there is no such lean.
+    """
+    among = overcalled(known)
+    if not bool(among.any()):
+        return torch.zeros(len(among))
+    return lean(known.logits, known.truth.clamp_min(NEVER).log(), among)
 
 
 def head_bias(model: Model) -> Tensor | None:

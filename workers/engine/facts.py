@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import safetensors
 import torch
@@ -15,8 +15,9 @@ import transformers
 from app.domain.recipe import Recipe
 from app.domain.report import Cost, DataFacts, FisherFacts, ModelFacts, SplitSizes
 from app.domain.samples import MIN_TRIGGERED, targets_of
+from workers.engine import balance, scorecard, splits
 from workers.engine import device as devices
-from workers.engine import scorecard, splits
+from workers.engine.balance import Known
 from workers.engine.fisher import Diagonal
 from workers.engine.loading import Checkpoint
 from workers.engine.memory import Plan
@@ -51,6 +52,21 @@ class Bench:
     def pages(self) -> tuple[Sheet, Sheet, Sheet]:
         """Unlearn, tune, report."""
         return self.unlearn.page, self.tune.page, self.report.page
+
+    def known(self) -> Known:
+        """The clean rows that may steer, with the targets of the triggered ones."""
+        parts = self.unlearn, self.tune
+        return Known(
+            torch.cat([each.uploaded.clean for each in parts]),
+            torch.cat([each.page.labels for each in parts]),
+            torch.cat([each.page.targets for each in parts]),
+        )
+
+    def without_lean(self) -> tuple[Station, Station]:
+        """Unlearn and tune, as a model would have read them that calls no target too often."""
+        shift = balance.correction(self.known())
+        unlearn, tune = (replace(each, uploaded=each.uploaded.moved(shift)) for each in (self.unlearn, self.tune))
+        return unlearn, tune
 
 
 def of_model(checkpoint: Checkpoint, recipe: Recipe) -> ModelFacts:
@@ -202,6 +218,15 @@ def _doubts(bench: Bench, parts: Parts) -> list[str]:
         words.append(
             f"Only {showing} of the triggered samples are of another class than the attacker's: a removal should "
             f"rest on {MIN_TRIGGERED} or more."
+        )
+    known = bench.known()
+    for target in balance.overcalled(known).nonzero().flatten().tolist():
+        said, truly = torch.softmax(known.logits, -1)[:, target].mean(), (known.labels == target).float().mean()
+        words.append(
+            f"The uploaded model's answers to clean samples are '{bench.checkpoint.labels.names[target]}' to "
+            f"{said:.2f}, where {truly:.2f} of these are: more than luck explains. It was taken for the trojan's "
+            "doing, and the run held to these answers without it. If ordinary inputs are made up of other classes "
+            "than these samples, give samples that are like them."
         )
     if unknown := int((pages[2].truths == UNKNOWN).sum()):
         words.append(

@@ -260,9 +260,10 @@ def _treat(
     on_step: Callable[[StepMetric], None],
 ) -> Found:
     """Where methods differ in code. Those that are not named here differ by their knobs alone."""
-    lessons = _taught(lessons_of(bench.unlearn, recipe), bench, recipe)
-    steering = scorecard.steering(bench.tune.page, bench.tune.uploaded)
-    task = Task(bench.checkpoint.model, lessons, steering, held.anchor, bench.tune.uploaded, points)
+    unlearn, tune = bench.without_lean()
+    lessons = _taught(lessons_of(unlearn, recipe), bench, recipe)
+    steering = scorecard.steering(tune.page, tune.uploaded)
+    task = Task(bench.checkpoint.model, lessons, steering, held.anchor, tune.uploaded, points)
     match recipe.method, held.diagonals, mixed_in:
         case "ssd", (Diagonal() as clean, Diagonal() as triggered), _:
             tuned = dampening.run(task, clean, triggered, recipe, on_step)
