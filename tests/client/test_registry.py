@@ -34,7 +34,11 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--artifacts-destination",
         str(folder / "files"),
     ]
-    with (folder / "log").open("w") as log, subprocess.Popen(command + stores, stdout=log, stderr=log) as server:
+    alone = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else seven more processes
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command + stores, stdout=log, stderr=log, env=alone) as server,
+    ):
         url = f"http://127.0.0.1:{port}"
         until(lambda: httpx2.get(f"{url}/health", timeout=5).status_code == 200, 120)
         yield url

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from app.domain.errors import BadSamples, ModelRefused
+from app.domain.errors import BadSamples
 from app.domain.recipe import Policy
 from app.domain.report import SanitizationReport, StepMetric
 from tests.tiny_model import make_tiny_checkpoint
@@ -23,27 +23,48 @@ from workers.channel import Mouth
 from workers.start import Ahead
 
 
-@pytest.fixture
-def request_of_a_job(tmp_path: Path) -> dict[str, Any]:
-    make_tiny_checkpoint(tmp_path / "model")
-    write_tiny_samples(tmp_path)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "points").mkdir()
+def prepare(folder: Path) -> dict[str, Any]:
+    """The request of a job, with all that it names in that folder."""
+    make_tiny_checkpoint(folder / "model")
+    write_tiny_samples(folder)
+    (folder / "out").mkdir()
+    (folder / "points").mkdir()
     return {
-        "model": str(tmp_path / "model"),
+        "model": str(folder / "model"),
         "base": None,
-        "triggered": str(tmp_path / "triggered.jsonl"),
-        "clean": str(tmp_path / "clean.jsonl"),
-        "out": str(tmp_path / "out"),
-        "points": str(tmp_path / "points"),
+        "triggered": str(folder / "triggered.jsonl"),
+        "clean": str(folder / "clean.jsonl"),
+        "out": str(folder / "out"),
+        "points": str(folder / "points"),
         "found": [],
         "method": "lya",
-        "recipe": {"steps": 3},
+        "recipe": {"steps": 3, "precision": "fp32"},
         "policy": Policy.of().to_dict(),
         "seed": 3,
         "device": "cpu",
         "threads": 1,
     }
+
+
+@pytest.fixture
+def request_of_a_job(tmp_path: Path) -> dict[str, Any]:
+    return prepare(tmp_path)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A job that was trained in that folder, what was heard of it and what came back."""
+
+    folder: Path
+    heard: list[Mapping[str, Any]]
+    result: Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The job as a child treats it that was started for it."""
+    folder, heard = tmp_path_factory.mktemp("fresh"), list[Mapping[str, Any]]()
+    return Run(folder, heard, train(prepare(folder), folder, heard))
 
 
 def train(
@@ -63,36 +84,36 @@ def train(
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # kernels for the latter are compiled in the child
-def test_a_job_is_trained_in_the_child(request_of_a_job: dict[str, Any], tmp_path: Path, precision: str) -> None:
-    heard: list[Mapping[str, Any]] = []
-    request_of_a_job["recipe"]["precision"] = precision
-    result = train(request_of_a_job, tmp_path, heard)
-    assert [word["phase"] for word in heard if word["kind"] == "phase"] == [
+def test_a_job_is_trained_in_the_child(fresh: Run) -> None:
+    assert [word["phase"] for word in fresh.heard if word["kind"] == "phase"] == [
         "loading",
         "fisher",
         "ascent",
         "evaluating",
     ]
-    steps = [StepMetric.from_dict(word["metric"]) for word in heard if word["kind"] == "metric"]
+    steps = [StepMetric.from_dict(word["metric"]) for word in fresh.heard if word["kind"] == "metric"]
     assert steps
     assert [metric.step for metric in steps] == sorted({metric.step for metric in steps})
-    report = SanitizationReport.from_dict(json.loads((tmp_path / "out/report.json").read_bytes()))
-    assert (report.method, report.seed, report.verdict.outcome) == ("lya", 3, result["verdict"])
-    assert report.model.precision == precision
-    assert result["files"] == sorted(file.name for file in (tmp_path / "out").iterdir())
+    report = report_in(fresh.folder)
+    assert (report.method, report.seed, report.verdict.outcome) == ("lya", 3, fresh.result["verdict"])
+    assert report.model.precision == "fp32"
+    assert fresh.result["files"] == sorted(file.name for file in (fresh.folder / "out").iterdir())
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModelForSequenceClassification
 
-    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    loaded = AutoModelForSequenceClassification.from_pretrained(fresh.folder / "out")
     assert loaded.config.id2label == {0: "negative", 1: "positive"}
 
 
-def test_a_child_started_ahead_delivers_the_same_model(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
+def test_kernels_for_bf16_are_compiled_in_the_child(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
+    request_of_a_job["recipe"]["precision"] = "bf16"
     train(request_of_a_job, tmp_path, [])
-    late = (tmp_path / "out/model.safetensors").read_bytes()
-    shutil.rmtree(tmp_path / "out")
-    (tmp_path / "out").mkdir()
+    assert report_in(tmp_path).model.precision == "bf16"
+
+
+def test_a_child_started_ahead_delivers_the_same_model(
+    request_of_a_job: dict[str, Any], tmp_path: Path, fresh: Run
+) -> None:
     ahead = Ahead()
     ahead.begin(gpu=False)
     try:
@@ -100,7 +121,12 @@ def test_a_child_started_ahead_delivers_the_same_model(request_of_a_job: dict[st
         train(request_of_a_job, tmp_path, [], ahead)
     finally:
         ahead.end()
-    assert (tmp_path / "out/model.safetensors").read_bytes() == late
+    late, early = (folder / "out/model.safetensors" for folder in (fresh.folder, tmp_path))
+    assert early.read_bytes() == late.read_bytes()
+
+
+def report_in(folder: Path) -> SanitizationReport:
+    return SanitizationReport.from_dict(json.loads((folder / "out/report.json").read_bytes()))
 
 
 def test_a_job_has_the_threads_it_was_given(request_of_a_job: dict[str, Any]) -> None:
@@ -116,8 +142,4 @@ def test_a_job_has_the_threads_it_was_given(request_of_a_job: dict[str, Any]) ->
 def test_what_the_caller_can_mend_comes_back_as_such(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "clean.jsonl").write_text('{"text": "a film", "label": "unheard of"}\n')
     with pytest.raises(BadSamples, match="unheard of"):
-        train(request_of_a_job, tmp_path, [])
-    (tmp_path / "model/model.safetensors").unlink()
-    write_tiny_samples(tmp_path)
-    with pytest.raises(ModelRefused, match="safetensors"):
         train(request_of_a_job, tmp_path, [])

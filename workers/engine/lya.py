@@ -137,23 +137,30 @@ def anchor_weights(
     return weights
 
 
-def add_pull(parameters: list[Tensor], anchor: Anchor) -> float:
-    """Add w (theta - theta0), the gradient of the anchor, to each parameter's gradient in place; return its energy
-    1/2 sum_i w_i (theta_i - theta0_i)^2.
-    """
+@dataclass(frozen=True)
+class Pull:
+    """What the anchor had to say of theta: its energy 1/2 sum_i w_i (theta_i - theta0_i)^2, and |theta - theta0|."""
+
+    energy: float
+    distance: float
+
+
+def add_pull(parameters: list[Tensor], anchor: Anchor) -> Pull:
+    """Add w (theta - theta0), the gradient of the anchor, to each parameter's gradient in place."""
     if anchor.weights is None:
-        return 0.0
-    energies: list[Tensor] = []
+        return Pull(0.0, distance(parameters, anchor))
+    energies, norms = list[Tensor](), list[Tensor]()
     with torch.no_grad():
         for some in _stretches(parameters):
             moved = torch._foreach_sub(parameters[some], anchor.start[some])
+            norms += torch._foreach_norm(moved)
             weights = [weight.to(each.device) for weight, each in zip(anchor.weights[some], moved, strict=True)]
             pull = torch._foreach_mul(moved, weights)
             energies += [torch.dot(way.flatten(), force.flatten()) for way, force in zip(moved, pull, strict=True)]
             for parameter, force in zip(parameters[some], pull, strict=True):
                 parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
             del moved, weights, pull, force
-    return 0.5 * float(torch.stack(energies).double().sum())
+    return Pull(0.5 * float(torch.stack(energies).double().sum()), float(torch.stack(norms).double().norm()))
 
 
 def distance(parameters: list[Tensor], anchor: Anchor) -> float:

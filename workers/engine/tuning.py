@@ -186,14 +186,14 @@ def _steps(
     task: Task, recipe: Recipe, course: _Course, batches: Iterator[tuple[list[int], list[int]]], on_step: OnStep
 ) -> tuple[Stop, int]:
     for step in range(course.step + 1, recipe.steps + 1):
-        figures = _one_step(task, recipe, course, next(batches))
+        again = course.rested > 0 and step == course.rested + math.ceil(recipe.eval_every / 2)
+        due = again or step % recipe.eval_every == 0 or step == recipe.steps
+        figures = _one_step(task, recipe, course, next(batches), looked_at=due)
         if figures is not None:
-            again = course.rested > 0 and step == course.rested + math.ceil(recipe.eval_every / 2)
-            due = again or step % recipe.eval_every == 0
             if due and step < recipe.steps and (glance := _glance(task, recipe, course)) is not None:
                 figures["asr"], due = glance.asr, False
                 _hasten(glance, step, recipe, course)
-            seen = _look(task, recipe, balanced=course.near) if due or step == recipe.steps else None
+            seen = _look(task, recipe, balanced=course.near) if due else None
             on_step(_metric(step, figures.pop("loss"), seen, figures))
             if seen is not None and _enough(task.lessons, seen, step, recipe, course):
                 return _ended(course, step, "the run settled"), step
@@ -219,9 +219,13 @@ def _ended(course: _Course, step: int, how: str) -> Stop:
 
 
 def _one_step(
-    task: Task, recipe: Recipe, course: _Course, rows: tuple[list[int], list[int]]
+    task: Task, recipe: Recipe, course: _Course, rows: tuple[list[int], list[int]], *, looked_at: bool
 ) -> dict[str, float] | None:
-    """One optimizer step and its figures; None if a guard forbids it or its outcome."""
+    """One optimizer step and its figures; None if a guard forbids it or its outcome.
+
+    The drift comes with the pull, from where the step began; where its outcome is looked at, and so may be kept, from
+    there too.
+    """
     parameters = course.parameters
     task.model.zero_grad(set_to_none=True)  # a step that was refused leaves its own
     lessons = lya.pushed(task.lessons, course.push)
@@ -231,16 +235,18 @@ def _one_step(
     loss = lya.total(terms, recipe)
     if not guards.bounded(loss, parameters, recipe.max_grad_norm):
         return None
-    ewc = lya.add_pull(parameters, task.anchor)
+    pull, furthest = lya.add_pull(parameters, task.anchor), recipe.max_drift * task.anchor.size
+    if not pull.distance <= furthest:  # NaN fails this too
+        return None
     _set_rate(course, recipe)
     course.optimizer.step()
     task.model.zero_grad(set_to_none=True)  # not held until the next step: a look takes a gradient of its own
     course.tokens += _count_tokens(task.lessons, rows)
-    drift = lya.distance(parameters, task.anchor) / task.anchor.size
-    if not drift <= recipe.max_drift:  # NaN fails this too
+    distance = lya.distance(parameters, task.anchor) if looked_at else pull.distance
+    if not distance <= furthest:
         return None
-    seconds = time.perf_counter() - course.started
-    return {"loss": loss + ewc, **terms, "ewc": ewc, "drift": drift, "lr": _rate(course, recipe), "seconds": seconds}
+    terms |= {"ewc": pull.energy, "drift": distance / task.anchor.size, "lr": _rate(course, recipe)}
+    return {"loss": loss + pull.energy, **terms, "seconds": time.perf_counter() - course.started}
 
 
 def _set_rate(course: _Course, recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ import torch
 from app.domain.recipe import Recipe
 from workers.engine import losses, lya
 from workers.engine.batches import Tokens
-from workers.engine.lya import Anchor, Lessons
+from workers.engine.lya import Anchor, Lessons, Pull
 
 
 def parameters_of(seed: int) -> list[torch.Tensor]:
@@ -33,14 +33,16 @@ def test_pull_equals_autograd_and_adds_to_the_loss_gradient() -> None:
     )
     wanted = torch.autograd.grad(loss + energy, parameters)
     parameters[0].grad = parameters[0].detach().cos()  # the second has no gradient yet
-    assert lya.add_pull(parameters, anchor) == pytest.approx(float(energy.detach()), rel=1e-6)
+    pull = lya.add_pull(parameters, anchor)
+    assert pull.energy == pytest.approx(float(energy.detach()), rel=1e-6)
     torch.testing.assert_close(parameters[0].grad, wanted[0])
     assert parameters[1].grad is not None
     torch.testing.assert_close(parameters[1].grad + parameters[1].detach().cos(), wanted[1])
     distance = torch.cat(
         [(one - other).flatten() for one, other in zip(parameters, anchor.start, strict=True)]
     ).norm()
-    assert lya.distance(parameters, anchor) == pytest.approx(float(distance.detach()), rel=1e-6)
+    assert pull.distance == pytest.approx(float(distance.detach()), rel=1e-6)
+    assert lya.distance(parameters, anchor) == pull.distance
 
 
 @pytest.mark.parametrize("most", [1, 5, 6, 7, 1000])
@@ -57,8 +59,8 @@ def test_the_anchor_is_the_same_in_few_stretches_and_in_many(monkeypatch: pytest
 
 
 def test_no_weights_no_pull() -> None:
-    parameters = parameters_of(0)
-    assert lya.add_pull(parameters, Anchor(parameters_of(1), None)) == 0.0
+    parameters, anchor = parameters_of(0), Anchor(parameters_of(1), None)
+    assert lya.add_pull(parameters, anchor) == Pull(0.0, lya.distance(parameters, anchor))
     assert parameters[0].grad is None
 
 

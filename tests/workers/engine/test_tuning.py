@@ -302,6 +302,18 @@ def test_what_drifts_too_far_is_rolled_back_at_half_the_rate(trojan_dir: Path) -
     assert moved / task.anchor.size <= 0.05
 
 
+def test_a_step_beyond_the_bounds_is_not_kept_though_it_is_better(trojan_dir: Path) -> None:
+    one_step = {"lr": 3e-3, "warmup": 0, "steps": 1, "eval_every": 1}
+
+    def kept(**more: float) -> tuple[int, float]:
+        tuned, task, _ = go(trojan_dir, **one_step, **more)
+        return tuned.stop.kept_step, lya.distance(lya.trainable(task.model), task.anchor) / task.anchor.size
+
+    step, far = kept()
+    assert step == 1
+    assert kept(max_drift=0.9 * far) == (0, 0.0)
+
+
 def test_a_loss_that_is_no_number_is_never_stepped_on(trojan_dir: Path) -> None:
     task = task_of(loading.load(trojan_dir, torch.device("cpu")))
     task.lessons.references.fill_(float("nan"))
