@@ -227,7 +227,7 @@ def _one_step(
     there too.
     """
     parameters = course.parameters
-    task.model.zero_grad(set_to_none=True)  # a step that was refused leaves its own
+    course.optimizer.zero_grad()  # a step that was refused leaves its own
     lessons = lya.pushed(task.lessons, course.push)
     # Rehearsed first: it takes a gradient of its own, and the step's need not be held beside it.
     terms = rehearsal.climb(task.model, lessons, *rows, recipe)
@@ -240,7 +240,7 @@ def _one_step(
         return None
     _set_rate(course, recipe)
     course.optimizer.step()
-    task.model.zero_grad(set_to_none=True)  # not held until the next step: a look takes a gradient of its own
+    course.optimizer.zero_grad()  # not held until the next step: a look takes a gradient of its own
     course.tokens += _count_tokens(task.lessons, rows)
     distance = lya.distance(parameters, task.anchor) if looked_at else pull.distance
     if not distance <= furthest:
