@@ -70,7 +70,10 @@ def test_a_job_that_cannot_end_in_time_is_handed_back_and_costs_no_attempt(
 def test_a_job_that_can_end_in_time_does_and_nothing_new_is_begun(
     services: Services, make_job: MakeJob, begin: Begin
 ) -> None:
-    first, second = make_job({"steps": 150, "eval_every": 150, "search_budget": 0}), make_job()
+    first, second = (
+        make_job({"steps": 150, "eval_every": 150, "search_budget": 0, "rehearse": 0, "align": 0}),
+        make_job(),
+    )
     with begin(LETHE_WORKER_SLOTS="1") as one:
         ready(one)
         under_way(services, one, first.id)
