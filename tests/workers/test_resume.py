@@ -67,52 +67,37 @@ def trained(services: Services, job_id: UUID) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in delivered(services, job_id).manifest if entry.path != CARD}
 
 
-UNDISTURBED: dict[str, str] = {}  # the same for every test: it is run once
+def damage(services: Services, point: Point) -> None:
+    for entry in point.manifest:
+        file = services.vault.path(entry.sha256)
+        file.chmod(0o600)
+        file.write_bytes(b"x" + file.read_bytes()[1:])
 
 
-@pytest.fixture
-def whole(services: Services, make_job: MakeJob) -> dict[str, str]:
-    """What the long job delivers when nothing disturbs it."""
-    if not UNDISTURBED:
-        job = make_job(LONG)
-        run_job(services, job.id)
-        UNDISTURBED.update(trained(services, job.id))
-    return UNDISTURBED
-
-
-def test_killed_thrice_it_delivers_the_same_bytes_each_step_once_and_leaves_no_point(
-    services: Services, make_job: MakeJob, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_killed_thrice_and_a_point_damaged_it_delivers_the_same_bytes_each_step_once_and_leaves_no_point(
+    services: Services, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    undisturbed = make_job(LONG)
+    run_job(services, undisturbed.id)
     monkeypatch.setattr(resume, "YOUNG_SECONDS", 0.0)
     job, last, others = make_job(LONG), -1, stored(services)
-    for _ in range(3):  # more often than the two attempts that it has without getting on
+    for cut in range(3):  # more often than the two attempts that it has without getting on
         with cut_after_a_point(services, job.id, last):
             assert job_of(services, job.id).status is JobStatus.QUEUED
             new = set(stored(services)).difference(others)
             assert [each for each in new if b"fingerprint" in services.vault.path(each).read_bytes()[:400]]
-        last = points_of(services, job.id)[0].step
+        newest = points_of(services, job.id)[0]
+        last = newest.step
+        if cut == 1:
+            damage(services, newest)
     run_job(services, job.id)
     assert job_of(services, job.id).status is JobStatus.SUCCEEDED
-    assert trained(services, job.id) == whole
+    assert trained(services, job.id) == trained(services, undisturbed.id)
     with services.database.connect() as connection:
         steps = [metric.step for metric in event_rows.metrics(connection, job.id)]
         assert set(stored(services)).difference(others) <= set(references.everything(connection))
     assert steps == list(range(LONG["steps"] + 1))
     assert points_of(services, job.id) == []
-
-
-def test_a_damaged_point_is_passed_over_and_the_job_ends_as_it_would(
-    services: Services, make_job: MakeJob, whole: dict[str, str]
-) -> None:
-    job = make_job(LONG)
-    with cut_after_a_point(services, job.id):
-        newest = points_of(services, job.id)[0]
-        for entry in newest.manifest:
-            file = services.vault.path(entry.sha256)
-            file.chmod(0o600)
-            file.write_bytes(b"x" + file.read_bytes()[1:])
-    run_job(services, job.id)
-    assert trained(services, job.id) == whole
 
 
 def test_a_job_that_never_gets_on_is_quarantined(services: Services, make_job: MakeJob) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from app.domain.errors import BadSamples
 from app.domain.recipe import Policy
 from app.domain.report import SanitizationReport, StepMetric
 from tests.tiny_model import make_tiny_checkpoint
@@ -137,9 +136,3 @@ def test_a_job_has_the_threads_it_was_given(request_of_a_job: dict[str, Any]) ->
         assert torch.get_num_threads() == before + 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_what_the_caller_can_mend_comes_back_as_such(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "clean.jsonl").write_text('{"text": "a film", "label": "unheard of"}\n')
-    with pytest.raises(BadSamples, match="unheard of"):
-        train(request_of_a_job, tmp_path, [])
