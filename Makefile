@@ -27,7 +27,7 @@ up: $(INSTALLED)  ## start the service on this machine; Ctrl-C stops it
 	@$(RUN) app.standalone
 
 test: lint $(BROWSER)  ## every check and every test
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)  ## style, types, and which room may import which
 	@$(BIN)/ruff check .

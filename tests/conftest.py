@@ -39,17 +39,6 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that need the whole service share one, in one process, which begins with them; each other file goes to
-    whichever process is free.
-    """
-    served = {item.path for item in items if "service" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in served)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("service" if item.path in served else item.nodeid.split("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL server's maintenance database."""
