@@ -41,8 +41,8 @@ OnStep = Callable[[StepMetric], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What a run works on. `tune` steers, measured against `uploaded`, the uploaded model's reading of it; `points`
-    keeps the state now and then."""
+    """What a run works on. `tune` steers, measured against `uploaded`, the uploaded model's reading of it without a
+    lean to a target; `points` keeps the state now and then."""
 
     model: Model
     lessons: Lessons
