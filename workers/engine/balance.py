@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workers.engine.loading import Model
-from workers.engine.losses import divergence
+from workers.engine.losses import NEVER, divergence
 
 ROUNDS = 100
-NEVER = 1e-12  # a probability of which a logarithm can be taken
 BEYOND_LUCK = 1.645  # standard errors: luck alone reaches so far on one side in 5 % of cases
 
 
@@ -98,10 +97,7 @@ def correction(known: Known) -> Tensor:
     """What to add to all logits so that no target is called too often, float32 [classes]: the most likely b given the
     labels, of mean 0; exactly 0 where there is no such lean.
     """
-    among = overcalled(known)
-    if not bool(among.any()):
-        return torch.zeros(len(among))
-    return lean(known.logits, known.truth.clamp_min(NEVER).log(), among)
+    return lean(known.logits, known.truth.clamp_min(NEVER).log(), overcalled(known))
 
 
 def head_bias(model: Model) -> Tensor | None:

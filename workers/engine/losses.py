@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+NEVER = 1e-12  # a probability of which a logarithm can be taken: in float32 a sure answer holds exact zeros
+
 
 def bounded_ascent(logits: Tensor, targets: Tensor, ceilings: Tensor) -> Tensor:
     """- mean of min(CE(x, target), ceiling): gradient ascent that lets go of a sample once it is high enough.

@@ -20,6 +20,7 @@ from app.domain.report import Difference, Paired, Proportion, Scorecard
 from app.domain.samples import LabelSpace
 from workers.engine.batches import Tokens, predict, tokenize
 from workers.engine.loading import Checkpoint, Model
+from workers.engine.losses import NEVER
 from workers.engine.splits import Rows
 
 UNKNOWN = -1
@@ -208,8 +209,7 @@ def references(page: Sheet, uploaded: Reading) -> Tensor:
             found[row] = _without(uploaded.triggered[row], target) * (1.0 - usual)
             found[row, target] = usual
     found[page.twin_of] = torch.softmax(uploaded.twins, -1)
-    # In float32 a sure answer holds exact zeros, whose logarithm no divergence survives.
-    return found.clamp_min(1e-12)
+    return found.clamp_min(NEVER)
 
 
 def kin(page: Sheet) -> Tensor:
