@@ -42,8 +42,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         "distill",
         float,
-        1.0,
-        "weight of the divergence from the uploaded model's own answers on clean samples and clean texts",
+        3.0,
+        "weight of the divergence from the uploaded model's own answers on clean samples, clean texts and blends",
         0.0,
         100.0,
     ),
