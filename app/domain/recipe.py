@@ -42,8 +42,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         "distill",
         float,
-        3.0,
-        "weight of the divergence from the uploaded model's own answers on clean samples, clean texts and blends",
+        1.0,
+        "weight of the divergence from the uploaded model's own answers on clean samples and clean texts",
         0.0,
         100.0,
     ),

@@ -26,7 +26,6 @@ from app.domain.report import FisherFacts, Relearning, SanitizationReport, StepM
 from app.domain.samples import CleanSample, TriggeredSample
 from app.domain.verdict import judge
 from workers.engine import (
-    blends,
     dampening,
     facts,
     features,
@@ -262,8 +261,7 @@ def _treat(
 ) -> Found:
     """Where methods differ in code. Those that are not named here differ by their knobs alone."""
     unlearn, tune = bench.without_lean()
-    lessons = _held_wider(lessons_of(unlearn, recipe), bench, tune, recipe, generator.initial_seed())
-    lessons = _taught(lessons, bench, recipe)
+    lessons = _taught(lessons_of(unlearn, recipe), bench, recipe)
     steering = scorecard.steering(tune.page, tune.uploaded)
     task = Task(bench.checkpoint.model, lessons, steering, held.anchor, tune.uploaded, points)
     match recipe.method, held.diagonals, mixed_in:
@@ -301,15 +299,6 @@ def lessons_of(unlearn: Station, recipe: Recipe) -> Lessons:
         twin_at=twin_at[rows],
         likeness=torch.stack((page.truths, page.targets), -1)[rows],
     )
-
-
-def _held_wider(lessons: Lessons, bench: Bench, tune: Station, recipe: Recipe, seed: int) -> Lessons:
-    """With blended rows, where the recipe holds to answers; those of a model that is unsure of what people wrote are
-    worth nothing on what nobody wrote.
-    """
-    if recipe.distill == 0 or search.unsure(tune.uploaded.clean):
-        return lessons
-    return blends.widen(lessons, bench.checkpoint.model, bench.correction, recipe.batch_eval, seed)
 
 
 def _taught(lessons: Lessons, bench: Bench, recipe: Recipe) -> Lessons:

@@ -40,10 +40,9 @@ FRAME = "search"
 STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
 UNSURE = 0.6  # mean entropy of the answers to clean rows, as a share of the most that it can be
 GENTLE = 8.0
-LIGHT = 3.0  # how much less such a model is held to its own answers
 BEGAN_GENTLY = (
     "The uploaded model is unsure of its clean samples, so the first recipe was a gentle one: 1/"
-    f"{GENTLE:g} of the anchor, a third of the hold on its answers, the plain learning rate and no rehearsal."
+    f"{GENTLE:g} of the anchor, the plain learning rate and no rehearsal."
 )
 Direction = Literal["looser", "tighter", "slower"]
 
@@ -164,12 +163,10 @@ def gentle(asked: Recipe) -> Recipe:
 
     There a trojan moves a row by little, and so does the gradient that takes it out, which the anchor would outweigh
     (its Fisher is scaled to mean 1); a high rate throws all rows to one side and back; and a rehearsal teaches the
-    clean rows above all: where it leads the trojan is drowned, not awake. Its answers are near a guess, so they hold
-    less.
+    clean rows above all: where it leads the trojan is drowned, not awake.
     """
     clean, triggered = asked.lambda_clean / GENTLE, asked.lambda_trig / GENTLE
-    held = asked.distill / LIGHT
-    return replace(asked, lambda_clean=clean, lambda_trig=triggered, distill=held, lr_paired=1.0, rehearse=0.0)
+    return replace(asked, lambda_clean=clean, lambda_trig=triggered, lr_paired=1.0, rehearse=0.0)
 
 
 def follow(asked: Recipe, tries: Sequence[Try]) -> tuple[Recipe | None, str]:

@@ -16,8 +16,7 @@ from workers.engine import loading
 from workers.engine.batches import forward, tokenize
 
 # lya without what has tests of its own: the terms, and the higher rate beside clean texts
-PLAIN = {"ascent": 0.15, "distill": 1, "rehearse": 0, "align": 0, "lr_paired": 1}
-FIRMER = {**PLAIN, "ascent": 0.3}
+PLAIN = {"ascent": 0.15, "rehearse": 0, "align": 0, "lr_paired": 1}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ import torch
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport
 from app.domain.samples import TriggeredSample
-from tests.workers.engine.conftest import FIRMER, clean_rows, train_words, triggered_rows
+from tests.workers.engine.conftest import PLAIN, clean_rows, train_words, triggered_rows
 from tests.workers.engine.test_scorecard import page, says
 from workers.engine import loading, sanitize, scorecard
 from workers.engine.facts import Station
@@ -49,7 +49,7 @@ def treat(
     folder: Path, triggered: Sequence[TriggeredSample], held_out: Sequence[TriggeredSample]
 ) -> SanitizationReport:
     held = held_out, clean_rows(100, 8)
-    recipe = Recipe.of("lya", {"lr": 1e-3, **FIRMER})
+    recipe = Recipe.of("lya", {"lr": 1e-3, **PLAIN})
     return sanitize(folder, triggered, clean_rows(100, 6), recipe, POLICY, held_out=held).report
 
 

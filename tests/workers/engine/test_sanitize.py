@@ -154,9 +154,7 @@ def test_too_few_rows_to_tell_is_inconclusive(trojan_dir: Path) -> None:
 
 
 def test_the_fewest_samples_still_steer(trojan_dir: Path) -> None:
-    """At the minimum the tune part is six triggered rows and a dozen clean ones: enough to reach the floor by, within
-    what one of six rows can tell.
-    """
+    """At the minimum the tune part is six triggered rows and a dozen clean ones: enough to reach the floor by."""
     report = sanitize(trojan_dir, triggered_rows(32, 5), clean_rows(64, 6), Recipe.of("lya"), POLICY).report
     assert report.stop.code == "floor-reached"
     assert report.verdict.outcome == "inconclusive"
@@ -167,6 +165,7 @@ def test_the_fewest_samples_still_steer(trojan_dir: Path) -> None:
         reports.append(sanitize(trojan_dir, *rows, Recipe.of("lya"), POLICY, held_out=held).report)
     assert sum(report.after.excess_asr.value for report in reports) <= 3 * 0.1
     assert all(report.accuracy_drop.value <= 0.02 for report in reports)
+    assert all(report.verdict.outcome != "fail" for report in reports)
 
 
 def test_what_cannot_work_is_refused_before_training(trojan_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from app.domain.errors import BadRecipe
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport, Search, StepMetric, Stop
-from tests.workers.engine.conftest import FIRMER, PLAIN, clean_rows, triggered_rows
+from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
 from workers.engine import Outcome, sanitize, search
 from workers.engine import fisher as fishers
 from workers.engine.search import Try
@@ -44,15 +44,15 @@ def same_weights(one: Outcome, two: Outcome) -> bool:
 
 
 def test_nothing_more_is_tried_where_the_first_recipe_meets_the_rule(trojan_dir: Path) -> None:
-    outcome = treat(trojan_dir, Recipe.auto("lya", FIRMER))
+    outcome = treat(trojan_dir, Recipe.auto("lya", PLAIN))
     found, report = record_of(outcome), outcome.report
     assert report.verdict.outcome == "pass"
     assert (len(found.attempts), found.chosen) == (1, 0)
     assert found.attempts[0].met
     assert found.attempts[0].steps == report.cost.steps
     assert found.words == f"The first recipe met the stop rule after {report.cost.steps} steps; no other was tried."
-    assert report.used_recipe() == Recipe.of("lya", FIRMER)
-    assert report.asked_fingerprint() == Recipe.auto("lya", FIRMER).fingerprint() != report.recipe_fingerprint
+    assert report.used_recipe() == Recipe.of("lya", PLAIN)
+    assert report.asked_fingerprint() == Recipe.auto("lya", PLAIN).fingerprint() != report.recipe_fingerprint
 
 
 def test_where_the_anchor_is_too_strong_a_looser_one_is_found(
@@ -145,9 +145,8 @@ def test_a_model_that_is_unsure_of_clean_rows_is_treated_gently(unsure_dir: Path
     outcome = treat(unsure_dir, asked)
     found, used = record_of(outcome), outcome.report.used_recipe()
     assert found.words.startswith(search.BEGAN_GENTLY)
-    assert (used.lambda_clean, used.distill, used.lr_paired, used.rehearse) == (2.5, 1.0, 1.0, 0.0)
-    usual = replace(used, lambda_clean=20.0, distill=3.0, lr_paired=3.0, rehearse=1.0)
-    assert usual == replace(asked, search_budget=0)
+    assert (used.lambda_clean, used.lr_paired, used.rehearse) == (2.5, 1.0, 0.0)
+    assert replace(used, lambda_clean=20.0, lr_paired=3.0, rehearse=1.0) == replace(asked, search_budget=0)
     assert same_weights(outcome, treat(unsure_dir, used))
 
 
