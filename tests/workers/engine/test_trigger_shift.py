@@ -64,5 +64,5 @@ def test_the_guard_decides(three_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert blind.stop.code == "floor-reached"
     assert blind.after.asr.rate == guarded.after.asr.rate == 0.0
     assert worst(blind) >= 0.9
-    assert worst(guarded) < worst(blind)
     assert guarded.stop.code == "budget-spent" or worst(guarded) <= 0.2
+    assert guarded.verdict.outcome != "pass" or worst(guarded) <= 0.2
