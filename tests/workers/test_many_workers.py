@@ -60,7 +60,9 @@ def test_two_workers_share_the_queue_and_one_ends_what_the_other_left(
         until(lambda: one.children() and other.children())
         until(lambda: _said_by(services) >= {one.process.pid, other.process.pid})
         os.killpg(one.process.pid, signal.SIGKILL)
-        until(lambda: all(job_of(services, job.id).status is JobStatus.SUCCEEDED for job in jobs))
+        until(lambda: all(job_of(services, job.id).status.done for job in jobs))
+        ended = [job_of(services, job.id) for job in jobs]
+        assert [job.status for job in ended] == [JobStatus.SUCCEEDED] * 2, [job.failure for job in ended]
         assert other.stop() == 0
     assert other.process.pid not in _said_by(services), "who ends in order is gone at once"
 
