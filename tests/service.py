@@ -23,6 +23,7 @@ from tests.api_process import NO_TLS
 from tests.conftest import ROOT
 
 START_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0  # only a hang takes so long, on a busy machine too
 INHERITED = (
     "DATABASE_URL", "REDIS_URL", "LETHE_DATA", "LETHE_VAULT", "LETHE_API_KEY", "LETHE_KEY_PEPPER", "LETHE_HOST",
     "LETHE_PORT",
@@ -92,7 +93,7 @@ class Service:
         return "\n".join(f"== {file.name}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
 
 
-def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(true: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """What `true` returns, once it is something. AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

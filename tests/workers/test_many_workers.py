@@ -21,7 +21,7 @@ from tests.workers.conftest import MakeJob
 from workers.beacon import devices
 from workers.services import Services
 
-LONG = {"steps": 200, "eval_every": 200, "search_budget": 0, "patience": 1000, "rehearse": 0, "align": 0}
+LONG = {"steps": 50, "eval_every": 50, "search_budget": 0, "patience": 1000, "rehearse": 0, "align": 0}
 
 
 def job_of(services: Services, job_id: UUID) -> Job:
@@ -52,24 +52,37 @@ def test_two_workers_share_the_queue_and_one_ends_what_the_other_left(
     services: Services, make_job: MakeJob, database_url: str, redis_url: str
 ) -> None:
     vault = services.settings.vault
-    jobs = [make_job(LONG) for _ in range(2)]
     with (
         worker(database_url, redis_url, vault, LETHE_WORKER_SLOTS="1") as one,
         worker(database_url, redis_url, vault, LETHE_WORKER_SLOTS="1") as other,
     ):
-        until(lambda: one.children() and other.children())
         until(lambda: _said_by(services) >= {one.process.pid, other.process.pid})
+        jobs = [make_job(LONG) for _ in range(2)]
+        until(lambda: _at_work(services) == {one.process.pid, other.process.pid})
         os.killpg(one.process.pid, signal.SIGKILL)
-        until(lambda: all(job_of(services, job.id).status.done for job in jobs))
+        for job in jobs:
+            until(lambda job=job: job_of(services, job.id).status.done)
         ended = [job_of(services, job.id) for job in jobs]
         assert [job.status for job in ended] == [JobStatus.SUCCEEDED] * 2, [job.failure for job in ended]
+        with services.database.connect() as connection:
+            assert connection.scalar(text("SELECT max(token) FROM jobs")) > 1, "one was begun again"
         assert other.stop() == 0
     assert other.process.pid not in _said_by(services), "who ends in order is gone at once"
 
 
 def _said_by(services: Services) -> set[int]:
     with services.database.connect() as connection:
-        return {int(each.name.rpartition(":")[2]) for each in worker_rows.alive(connection)}
+        return {_pid(each.name) for each in worker_rows.alive(connection)}
+
+
+def _at_work(services: Services) -> set[int]:
+    """The processes that hold a job."""
+    with services.database.connect() as connection:
+        return {_pid(name) for name in connection.scalars(text("SELECT worker FROM jobs WHERE status = 'running'"))}
+
+
+def _pid(worker_name: str) -> int:
+    return int(worker_name.rpartition(":")[2])
 
 
 def test_accelerators_are_named_as_the_driver_names_them(tmp_path: Path) -> None:

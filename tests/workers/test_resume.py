@@ -17,8 +17,9 @@ from app.domain.manifest import FileEntry, Manifest
 from app.store import claim_rows, event_rows, job_rows, point_rows, references
 from app.store.point_rows import Point
 from tests.job_rows_at_hand import DIGEST, add_job, end_lease
+from tests.service import until
 from tests.workers.conftest import MakeJob
-from tests.workers.test_run_job import children, job_of, running, until
+from tests.workers.test_run_job import children, job_of, running
 from workers import resume
 from workers.card import CARD
 from workers.run_job import run_job

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import psutil
@@ -26,6 +25,7 @@ from app.store import claim_rows, event_rows, job_rows
 from app.store.database import open_database
 from app.store.vault import Vault
 from tests.job_rows_at_hand import a_report, add_job, an_order, end_lease
+from tests.service import until
 from tests.workers.conftest import MakeJob
 from workers.deliver import REPORT, deliver
 from workers.pulse import CancelAsked, Journal, Pulse
@@ -38,15 +38,6 @@ FOREVER = {"steps": 100_000, "eval_every": 100_000}
 def job_of(services: Services, job_id: UUID) -> Job:
     with services.database.connect() as connection:
         return job_rows.get(connection, DEFAULT_TENANT, job_id)
-
-
-def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := true():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s in vain")
 
 
 def children() -> list[psutil.Process]:

@@ -7,8 +7,7 @@ import hashlib
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -17,6 +16,7 @@ import pytest
 from tusclient.client import TusClient
 
 from tests.api_process import KEY, ApiProcess, running_api
+from tests.service import until
 
 TUS = {"Tus-Resumable": "1.0.0"}
 CHUNK = TUS | {"Content-Type": "application/offset+octet-stream"}
@@ -79,13 +79,6 @@ class HalfSent:
 
     def cut(self) -> None:
         self._socket.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.02)
 
 
 def create(http: httpx2.Client, length: int) -> str:
