@@ -14,7 +14,7 @@ Value = int | float | bool | str
 
 _AS_GIVEN: Mapping[str, Value] = {"search_budget": 0}
 _NO_ANCHOR: Mapping[str, Value] = {"lambda_clean": 0.0, "lambda_trig": 0.0}
-_PLAIN: Mapping[str, Value] = {"distill": 0.0, "align": 0.0, "rehearse": 0.0, **_AS_GIVEN}
+_PLAIN: Mapping[str, Value] = {"distill": 0.0, "align": 0.0, "blend": False, "rehearse": 0.0, **_AS_GIVEN}
 _PLAIN_ASCENT: Mapping[str, Value] = {"aim": "ascent", "ce_ceiling": 0.0, "retain": 0.0, **_PLAIN}
 _CLEAN_ONLY: Mapping[str, Value] = {"ascent": 0.0, **_NO_ANCHOR, **_PLAIN}
 # Knobs that give a method its name: any other value would be another method.

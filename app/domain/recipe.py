@@ -56,6 +56,7 @@ KNOBS: tuple[Knob, ...] = (
         0.0,
         100.0,
     ),
+    Knob("blend", bool, False, "choice to learn from blended rows too, made of the samples"),
     Knob(
         "rehearse",
         float,
@@ -226,6 +227,7 @@ class Recipe:
     retain: float
     distill: float
     align: float
+    blend: bool
     rehearse: float
     lambda_clean: float
     lambda_trig: float

@@ -7,10 +7,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import safetensors
 import torch
 import transformers
+from torch import Tensor
 
 from app.domain.recipe import Recipe
 from app.domain.report import Cost, DataFacts, FisherFacts, ModelFacts, SplitSizes
@@ -62,10 +64,15 @@ class Bench:
             torch.cat([each.page.targets for each in parts]),
         )
 
+    @cached_property
+    def correction(self) -> Tensor:
+        """What to add to the uploaded model's logits, float32 [classes], so that no target is called too often."""
+        return balance.correction(self.known())
+
     def without_lean(self) -> tuple[Station, Station]:
         """Unlearn and tune, as a model would have read them that calls no target too often."""
-        shift = balance.correction(self.known())
-        unlearn, tune = (replace(each, uploaded=each.uploaded.moved(shift)) for each in (self.unlearn, self.tune))
+        parts = self.unlearn, self.tune
+        unlearn, tune = (replace(each, uploaded=each.uploaded.moved(self.correction)) for each in parts)
         return unlearn, tune
 
 

@@ -65,7 +65,8 @@ class Lessons:
     triggered, n rows: targets int64 [n], ceilings [n] (0: the row shows no trojan), references [n, classes]; its
     twin's place or -1, twin_at [n]; its true class (-1: not given) and its target, likeness int64 [n, 2]. clean, m
     rows: labels int64 [m], answers [m, classes]. twins, t rows: twin_answers [t, classes]. References and answers are
-    log-probabilities. `teacher` holds the features to align with; without one there is no alignment.
+    log-probabilities. `teacher` holds the features to align with; without one there is no alignment. The last
+    `blended` of the clean rows are no samples (see blends): they hold, and say nothing of the classes.
     """
 
     triggered: Tokens
@@ -80,11 +81,17 @@ class Lessons:
     twin_at: Tensor
     likeness: Tensor
     teacher: Teacher | None = None
+    blended: int = 0
+
+    @property
+    def sampled(self) -> Tensor:
+        """Which clean rows are samples, boolean [m]."""
+        return torch.arange(len(self.labels)) < len(self.labels) - self.blended
 
     def kin(self, rows: Sequence[int]) -> Tensor:
         """Of each of these triggered rows the class whose mean answer is its reference, int64; -1: it has its own."""
         truths = self.likeness[list(rows), 0]
-        return torch.where((self.twin_at[list(rows)] < 0) & torch.isin(truths, self.labels), truths, -1)
+        return torch.where((self.twin_at[list(rows)] < 0) & torch.isin(truths, self.labels[self.sampled]), truths, -1)
 
     def paired(self, recipe: Recipe) -> float:
         """The share of triggered rows beside which their clean text is read."""
@@ -105,11 +112,11 @@ class Lessons:
         return recipe.lr * (1.0 + (recipe.lr_paired - 1.0) * self.paired(recipe))
 
     def like(self, truth: int, target: int) -> Tensor:
-        """Which clean rows are like triggered ones of that true class and target: those of the class; where it is not
-        known, or no clean row has it, those of another class than the target. Boolean [m].
+        """Which clean samples are like triggered ones of that true class and target: those of the class; where it is
+        not known, or no clean sample has it, those of another class than the target. Boolean [m].
         """
-        same = self.labels == truth
-        return same if bool(same.any()) else self.labels != target
+        same = self.sampled & (self.labels == truth)
+        return same if bool(same.any()) else self.sampled & (self.labels != target)
 
 
 def trainable(model: Model) -> list[Tensor]:

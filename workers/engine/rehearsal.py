@@ -71,7 +71,8 @@ def woken(
         return
     few = rows[: max(1, len(triggered) // SHARE)]
     parameters = lya.trainable(model)
-    way = _attack(model, lessons, few, list(clean)[: CLEAN_EACH * len(few)], recipe)
+    samples = [row for row in clean if lessons.sampled[row]]
+    way = _attack(model, lessons, few, samples[: CLEAN_EACH * len(few)], recipe)
     length = recipe.rehearse * relearning.reach(model)
     _walk(parameters, way, -length)
     try:

@@ -263,7 +263,7 @@ def _treat(
     unlearn, tune = bench.without_lean()
     lessons = _taught(lessons_of(unlearn, recipe), bench, recipe)
     steering = scorecard.steering(tune.page, tune.uploaded)
-    task = Task(bench.checkpoint.model, lessons, steering, held.anchor, tune.uploaded, points)
+    task = Task(bench.checkpoint.model, lessons, steering, held.anchor, tune.uploaded, bench.correction, points)
     match recipe.method, held.diagonals, mixed_in:
         case "ssd", (Diagonal() as clean, Diagonal() as triggered), _:
             tuned = dampening.run(task, clean, triggered, recipe, on_step)

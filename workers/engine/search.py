@@ -4,14 +4,17 @@ The first attempt is the recipe that was asked for, gentler where the uploaded m
 within it the learning rate and the length already find themselves. How an attempt ended on the tune part says where
 the next one goes:
 
+    the run left its bounds                              slower   lr / s
     the attack is left above its floor, accuracy holds   looser   lambda / s, lr * sqrt(s)
     accuracy is lost, or the trojan moved elsewhere      tighter  lambda * s, lr / sqrt(s)
-    the run left its bounds                              slower   lr / s
+    the same, or the trojan is awake, the first time     wider    blended rows are learned from too
 
-with s = 4, and 2 once the direction has changed. lambda stands for both weights of the anchor.
+with s = 4, and 2 once the direction has changed. lambda stands for both weights of the anchor. Awake is a trojan that
+the few rows of the tune part do not see any more, but blended pairs do (see blends); awake in spite of a wider recipe
+it calls for a looser one. Where rows have no clean text there are no pairs, and no wider recipe.
 
-Guarantees: all attempts together take at most `search_budget` steps; one Fisher and one theta0 serve them all; the
-tune part alone decides; every attempt draws the same batches, so the recipe that was kept makes the same model again
+Guarantees: all attempts together take at most `search_budget` steps; one Fisher and one theta0 serve them all; no
+row of the report part has a say; every attempt draws the same batches, so the recipe that was kept makes the same model again
 when it is run as given; the model ends in the state that ranks best over all attempts, the uploaded one among them.
 """
 
@@ -30,7 +33,7 @@ from app.domain.errors import BadRecipe
 from app.domain.methods import METHOD_SEARCH
 from app.domain.recipe import Recipe
 from app.domain.report import Attempt, Search
-from workers.engine import lya, points, stopping, tuning
+from workers.engine import blends, lya, points, stopping, tuning
 from workers.engine.lya import Anchor
 from workers.engine.points import Frame
 from workers.engine.snapshot import Snapshot
@@ -38,13 +41,20 @@ from workers.engine.tuning import OnStep, Task, Tuned
 
 FRAME = "search"
 STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
+AWAKE = 0.1  # share of blended pairs; without a trojan a small model parts up to 0.06 of them
+MOST = 0.5  # share of triggered rows
 UNSURE = 0.6  # mean entropy of the answers to clean rows, as a share of the most that it can be
 GENTLE = 8.0
+HOLD = 3.0  # how much more a model is held to its own answers where half the rows are blended
 BEGAN_GENTLY = (
     "The uploaded model is unsure of its clean samples, so the first recipe was a gentle one: 1/"
     f"{GENTLE:g} of the anchor, the plain learning rate and no rehearsal."
 )
-Direction = Literal["looser", "tighter", "slower"]
+STILL_AWAKE = (
+    "the tune part meets the stop rule, but samples blended with clean rows still fall to the trigger: the trojan is "
+    "not out; the nearest state was kept"
+)
+Direction = Literal["wider", "looser", "tighter", "slower"]
 
 
 @dataclass(frozen=True)
@@ -58,16 +68,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Try:
-    """One attempt: its recipe, how it went, and its seconds."""
+    """One attempt: its recipe, how it went, its seconds, and the share of blended pairs in which its kept state
+    still falls to the trigger; None where that was not asked."""
 
     recipe: Recipe
     tuned: Tuned
     seconds: float
+    awake: float | None = None
+
+    @property
+    def ruled(self) -> bool:
+        """Its kept state meets the stop rule."""
+        return stopping.meets(self.tuned.kept, self.recipe)
 
     @property
     def met(self) -> bool:
-        """Its kept state meets the stop rule."""
-        return stopping.meets(self.tuned.kept, self.recipe)
+        """The same, and the trojan is not awake in other surroundings."""
+        return self.ruled and (self.awake or 0.0) <= AWAKE
 
 
 @dataclass
@@ -100,7 +117,8 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
     gone = _gone_on(old) if old else _Gone(generator.get_state())
     if old is None:  # a point holds the anchor as its attempt had it
         _rescale(task.anchor, asked, first)
-    due, why = follow(first, gone.tries)
+    wide = widens(task, first)
+    due, why = follow(first, gone.tries, wide=wide)
     with task.points.frame(FRAME, lambda: _frame(gone)):
         while due is not None:
             if gone.tries and old is None:
@@ -110,7 +128,7 @@ def run(task: Task, asked: Recipe, generator: torch.Generator, on_step: OnStep) 
             gone.tries.append(_try(task, due, gone, generator, on_step))
             if gone.state is None or _ranks(gone.tries[-1], asked) < _ranks(gone.tries[gone.best], asked):
                 gone.best, gone.state = len(gone.tries) - 1, Snapshot(parameters)
-            due, why = follow(first, gone.tries)
+            due, why = follow(first, gone.tries, wide=wide)
     assert gone.state is not None, "a first attempt is always due"
     gone.state.restore(parameters)
     tries, best = gone.tries, gone.best
@@ -125,16 +143,29 @@ def _try(task: Task, due: Recipe, gone: _Gone, generator: torch.Generator, on_st
     began = time.perf_counter()
     hear = tuning.relay(on_step, _steps(gone.tries), attempt=len(gone.tries) + 1.0)
     tuned = tuning.run(task, due, generator, hear)
-    return Try(due, tuned, time.perf_counter() - began)
+    asks = widens(task, due) and stopping.meets(tuned.kept, due)
+    seed = generator.initial_seed() + 1  # not the blends that a wider recipe learns from
+    awake = blends.awake(task.lessons, task.model, due.batch_eval, seed) if asks else None
+    return Try(due, tuned, time.perf_counter() - began, awake)
+
+
+def widens(task: Task, recipe: Recipe) -> bool:
+    """Whether blended pairs have something to say: most triggered rows have a clean text, they are drawn to what the
+    uploaded model says of these, and what it says of rows that nobody wrote is no guess.
+    """
+    drawn = recipe.ascent > 0 and recipe.aim == "floor" and task.lessons.paired(recipe) >= MOST
+    return drawn and not unsure(task.uploaded.clean)
 
 
 def _ranks(one: Try, asked: Recipe) -> tuple[float, float, float]:
-    return stopping.rank(one.tuned.kept, asked)
+    over, woken, unease = stopping.rank(one.tuned.kept, asked)
+    return max(over, (one.awake or 0.0) - AWAKE), woken, unease
 
 
 def _frame(gone: _Gone) -> Frame:
     tries = [
-        {"recipe": each.recipe.to_dict(), "tuned": asdict(each.tuned), "seconds": each.seconds} for each in gone.tries
+        {"recipe": each.recipe.to_dict(), "tuned": asdict(each.tuned), "seconds": each.seconds, "awake": each.awake}
+        for each in gone.tries
     ]
     state = gone.state.mapped() if gone.state is not None else []
     tensors = points.numbered(state, "state") | {"draws": gone.draws}
@@ -143,7 +174,8 @@ def _frame(gone: _Gone) -> Frame:
 
 def _gone_on(old: Frame) -> _Gone:
     tries = [
-        Try(Recipe.from_dict(each["recipe"]), Tuned.of(each["tuned"]), each["seconds"]) for each in old.facts["tries"]
+        Try(Recipe.from_dict(each["recipe"]), Tuned.of(each["tuned"]), each["seconds"], each["awake"])
+        for each in old.facts["tries"]
     ]
     state = points.listed(old.tensors, "state")
     return _Gone(old.tensors["draws"], tries, old.facts["best"], Snapshot(state) if state else None)
@@ -169,40 +201,51 @@ def gentle(asked: Recipe) -> Recipe:
     return replace(asked, lambda_clean=clean, lambda_trig=triggered, lr_paired=1.0, rehearse=0.0)
 
 
-def follow(asked: Recipe, tries: Sequence[Try]) -> tuple[Recipe | None, str]:
-    """The recipe to try after `tries`; or None, and why there is no other."""
+def follow(asked: Recipe, tries: Sequence[Try], *, wide: bool) -> tuple[Recipe | None, str]:
+    """The recipe to try after `tries`; or None, and why there is no other. `wide`: whether one may be wider."""
     left = asked.search_budget - _steps(tries)
     if tries and tries[-1].met:
         return None, ""
     if tries and left < min(asked.pace, asked.steps):
         return None, f"too few of {asked.search_budget} steps were left for another attempt"
     try:
-        moved = move(asked, [direction(each) for each in tries])
+        moved = move(asked, [direction(each, wide=wide) for each in tries])
     except BadRecipe:
         return None, "the next attempt would leave the range of a knob"
-    if any((each.recipe.lambda_clean, each.recipe.lr) == (moved.lambda_clean, moved.lr) for each in tries):
+    if any(_moves(each.recipe) == _moves(moved) for each in tries):
         return None, "the next attempt would be one of these again"
     return replace(moved, steps=min(asked.steps, left), search_budget=0), ""
 
 
-def direction(ended: Try) -> Direction:
-    """Where to go after an attempt that did not meet the rule."""
+def _moves(recipe: Recipe) -> tuple[float, float, bool]:
+    return recipe.lambda_clean, recipe.lr, recipe.blend
+
+
+def direction(ended: Try, *, wide: bool) -> Direction:
+    """Where to go after an attempt that did not do."""
     if ended.tuned.stop.code == "diverged":
         return "slower"
-    return "looser" if stopping.above_floor(ended.tuned.last, ended.recipe) else "tighter"
+    if not ended.ruled and stopping.above_floor(ended.tuned.last, ended.recipe):
+        return "looser"
+    if wide and not ended.recipe.blend:
+        return "wider"
+    return "looser" if ended.ruled else "tighter"
 
 
 def move(asked: Recipe, directions: Sequence[Direction]) -> Recipe:
     """The recipe that lies that way from `asked`. Raises BadRecipe where it leaves the range of a knob."""
     clean, triggered, rate = asked.lambda_clean, asked.lambda_trig, asked.lr
-    for place, way in enumerate(directions):
-        stride = STRIDE if len(set(directions[: place + 1])) == 1 else STRIDE**0.5
+    turns = [way for way in directions if way != "wider"]
+    for place, way in enumerate(turns):
+        stride = STRIDE if len(set(turns[: place + 1])) == 1 else STRIDE**0.5
         factor = {"looser": 1.0 / stride, "tighter": stride, "slower": 1.0}[way]
         clean, triggered = clean * factor, triggered * factor
         rate *= {"looser": stride**0.5, "tighter": stride**-0.5, "slower": 1.0 / stride}[way]
-    if directions:
+    if turns:
         rate = float(f"{rate:.3g}")
-    return Recipe.from_dict({**asked.to_dict(), "lambda_clean": clean, "lambda_trig": triggered, "lr": rate})
+    wider = {"blend": True, "distill": HOLD * asked.distill} if "wider" in directions else {}
+    moved = {"lambda_clean": clean, "lambda_trig": triggered, "lr": rate, **wider}
+    return Recipe.from_dict({**asked.to_dict(), **moved})
 
 
 def _rescale(anchor: Anchor, old: Recipe, new: Recipe) -> None:
@@ -220,6 +263,8 @@ def _together(tries: Sequence[Try], best: int) -> Tuned:
     """All attempts as one run, which ended as the kept one did."""
     kept, steps = tries[best].tuned, _steps(tries)
     stop = replace(kept.stop, step=steps, kept_step=_steps(tries[:best]) + kept.stop.kept_step)
+    if tries[best].ruled and not tries[best].met:
+        stop = replace(stop, code="budget-spent", words=STILL_AWAKE)
     tokens, rollbacks = (sum(getattr(each.tuned, name) for each in tries) for name in ("tokens", "rollbacks"))
     return Tuned(stop, steps, tokens, rollbacks, kept.kept, tries[-1].tuned.last)
 
@@ -251,7 +296,7 @@ def _words(asked: Recipe, tries: Sequence[Try], best: int, why: str) -> str:
         said.append(f"Attempt {number}{_turn(before, each.recipe)} ({figures}): {_ended(each)}.")
         before = each.recipe
     reason = "it met the stop rule" if tries[best].met else f"none met the stop rule, it came nearest, and {why}"
-    spent = f"{_steps(tries)} of at most {asked.search_budget} steps were taken; the tune part alone decided."
+    spent = f"{_steps(tries)} of at most {asked.search_budget} steps were taken; the report part had no say."
     return " ".join((*said, f"Attempt {best + 1} was kept: {reason}.", spent))
 
 
@@ -259,7 +304,9 @@ def _ended(one: Try) -> str:
     """What the tune part showed at its end."""
     if one.met:
         return "it met the stop rule"
-    match direction(one):
+    if one.ruled:
+        return f"the tune part met the stop rule, {one.awake or 0.0:.0%} of blended samples still fell to the trigger"
+    match direction(one, wide=False):
         case "slower":
             return "the run left its bounds"
         case "looser":
@@ -271,8 +318,9 @@ def _ended(one: Try) -> str:
 
 def _turn(old: Recipe, new: Recipe) -> str:
     """What is another in the new recipe; nothing where both are the same."""
+    blended = ", with blended rows" if new.blend and not old.blend else ""
     if (old.lambda_clean, old.lambda_trig, old.lr) == (new.lambda_clean, new.lambda_trig, new.lr):
-        return ""
+        return blended
     rate = f"a {'higher' if new.lr > old.lr else 'lower'} rate"
     before, after = abs(old.lambda_clean or old.lambda_trig), abs(new.lambda_clean or new.lambda_trig)
     if before == after:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from app.domain.recipe import Recipe
 from app.domain.report import StepMetric, Stop
-from workers.engine import balance, guards, lya, points, rehearsal, scorecard, stopping
+from workers.engine import balance, blends, guards, lya, points, rehearsal, scorecard, stopping
 from workers.engine import device as devices
 from workers.engine import optimizer as optimizers
 from workers.engine.batches import endless, predict
@@ -42,13 +42,14 @@ OnStep = Callable[[StepMetric], None]
 @dataclass(frozen=True)
 class Task:
     """What a run works on. `tune` steers, measured against `uploaded`, the uploaded model's reading of it without a
-    lean to a target; `points` keeps the state now and then."""
+    lean to a target, which its logits are rid of by adding `shift`; `points` keeps the state now and then."""
 
     model: Model
     lessons: Lessons
     tune: Sheet
     anchor: Anchor
     uploaded: Reading
+    shift: Tensor = field(default_factory=lambda: torch.zeros(()))
     points: Points = field(default_factory=Points)
 
 
@@ -111,6 +112,9 @@ _PLAIN = (
 
 def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep) -> Tuned:
     """Treat `task.model` in place until the stop rule holds or the budget is spent, and load the best state."""
+    if recipe.blend:
+        wider = blends.widen(task.lessons, task.model, task.shift, recipe.batch_eval, generator.initial_seed())
+        task = replace(task, lessons=wider)
     parameters = lya.trainable(task.model)
     old = task.points.take(FRAME)
     course = _gone_on(old, parameters, recipe) if old else _begun(task, recipe, parameters, on_step)

@@ -100,6 +100,18 @@ def test_rows_without_clean_texts_climb_a_fifth_from_where_they_are(trojan_dir: 
         torch.testing.assert_close(parameter.grad, far.grad + near.grad, rtol=2e-3, atol=2e-4)
 
 
+def test_blends_are_not_rehearsed_with(trojan_dir: Path) -> None:
+    """The last four of the clean rows are blends: with them in a step's rows the way is that of the samples alone."""
+    model, lessons = taught(trojan_dir)
+    lessons = replace(lessons, blended=4)
+    slopes = []
+    for clean in (CLEAN, [row for row in CLEAN if row < 8]):
+        rehearsal.climb(model, lessons, ROWS, clean, RECIPE)
+        slopes.append([None if value.grad is None else value.grad.clone() for value in model.parameters()])
+        model.zero_grad(set_to_none=True)
+    assert all(torch.equal(one, two) for one, two in zip(*slopes, strict=True) if one is not None)
+
+
 def test_woken_logits_are_those_of_the_model_by_hand(trojan_dir: Path) -> None:
     model, lessons = taught(trojan_dir)
     recipe = replace(RECIPE, batch_triggered=12)  # six rows, each with its clean text

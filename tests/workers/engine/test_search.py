@@ -1,5 +1,5 @@
 """The search for a recipe: it ends at once where the first one works, moves the right way where it does not, keeps
-its budget, and looks at the tune part alone."""
+its budget, and takes no look at the report part."""
 
 from __future__ import annotations
 
@@ -125,6 +125,34 @@ def test_the_report_part_steers_nothing_and_the_same_again_gives_the_same(trojan
         assert _timeless(record_of(first)) == _timeless(record_of(other))
 
 
+def test_a_trojan_that_blended_rows_find_awake_is_learned_from_them(
+    trojan_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tune part alone would have ended it; and what is kept in spite of it is not called a removal."""
+    plain = treat(trojan_dir, Recipe.auto("lya", PLAIN))
+    assert [each.met for each in record_of(plain).attempts] == [True]
+    monkeypatch.setattr(search, "AWAKE", -0.01)  # no trojan is ever out
+    outcome = treat(
+        trojan_dir, Recipe.auto("lya", {**PLAIN, "search_budget": record_of(plain).attempts[0].steps + 60})
+    )
+    found, used = record_of(outcome), outcome.report.used_recipe()
+    assert [each.met for each in found.attempts] == [False, False]
+    assert "of blended samples still fell to the trigger. Attempt 2, with blended rows (" in found.words
+    assert (outcome.report.stop.code, outcome.report.stop.words) == ("budget-spent", search.STILL_AWAKE)
+    assert used.blend == (found.chosen == 1)
+
+
+def test_a_recipe_with_blended_rows_makes_the_same_model_as_given(
+    trojan_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter((0.5, 0.0))
+    monkeypatch.setattr(sys.modules["workers.engine.blends"], "awake", lambda *_: next(shares))
+    outcome = treat(trojan_dir, Recipe.auto("lya", PLAIN))
+    used = outcome.report.used_recipe()
+    assert (record_of(outcome).chosen, used.blend, used.distill) == (1, True, 3.0)
+    assert same_weights(outcome, treat(trojan_dir, used))
+
+
 def _timeless(found: Search) -> Search:
     return replace(found, attempts=tuple(replace(each, seconds=0.0) for each in found.attempts))
 
@@ -171,10 +199,24 @@ ABOVE, LOST, BOTH, MET = (0.5, 0.0), (0.0, 0.5), (0.5, 0.5), (0.0, 0.0)
 
 
 def test_how_an_attempt_ended_says_where_to_go() -> None:
-    assert search.direction(ended(ASKED, *ABOVE)) == "looser"
-    assert search.direction(ended(ASKED, *LOST)) == "tighter"
-    assert search.direction(ended(ASKED, *BOTH)) == "tighter"
-    assert search.direction(ended(ASKED, *ABOVE, code="diverged")) == "slower"
+    blended, awake = replace(ASKED, blend=True), replace(ended(ASKED, *MET), awake=0.5)
+    for wide in (False, True):
+        assert search.direction(ended(ASKED, *ABOVE), wide=wide) == "looser"
+        assert search.direction(ended(blended, *LOST), wide=wide) == "tighter"
+        assert search.direction(ended(blended, *BOTH), wide=wide) == "tighter"
+        assert search.direction(ended(ASKED, *ABOVE, code="diverged"), wide=wide) == "slower"
+        assert search.direction(replace(awake, recipe=blended), wide=wide) == "looser"
+        assert search.direction(ended(ASKED, *LOST), wide=wide) == ("wider" if wide else "tighter")
+    assert search.direction(awake, wide=True) == "wider"
+
+
+def test_an_attempt_that_leaves_the_trojan_awake_does_not_do() -> None:
+    asleep, awake = (replace(ended(ASKED, *MET), awake=share) for share in (search.AWAKE, search.AWAKE + 0.01))
+    assert (asleep.met, awake.met, awake.ruled) == (True, False, True)
+    assert search.follow(ASKED, [asleep], wide=True)[0] is None
+    due, _ = search.follow(ASKED, [awake], wide=True)
+    assert due is not None
+    assert (due.blend, due.distill, knobs(due)) == (True, 3.0 * ASKED.distill, knobs(ASKED))
 
 
 def knobs(recipe: Recipe) -> tuple[float, float, float]:
@@ -188,22 +230,26 @@ def test_the_stride_shrinks_once_the_direction_has_changed() -> None:
     assert knobs(search.move(ASKED, ["looser", "tighter"])) == (10.0, -4.0, 1.41e-4)
     assert knobs(search.move(ASKED, ["tighter"])) == (80.0, -32.0, 5e-5)
     assert knobs(search.move(ASKED, ["slower"])) == (20.0, -8.0, 2.5e-5)
+    assert knobs(search.move(ASKED, ["wider", "looser"])) == knobs(search.move(ASKED, ["looser"]))
     with pytest.raises(BadRecipe):
         search.move(replace(ASKED, lambda_clean=5e5), ["tighter"])
 
 
 def test_it_ends_when_there_is_nothing_left_to_try() -> None:
-    first, _ = search.follow(ASKED, [])
+    first, _ = search.follow(ASKED, [], wide=False)
     assert first == replace(ASKED, search_budget=0)
-    assert search.follow(ASKED, [ended(first, *MET)])[0] is None
+    assert search.follow(ASKED, [ended(first, *MET)], wide=True)[0] is None
     tries = [ended(first, *ABOVE)]
     for way in (LOST, ABOVE):
-        due, _ = search.follow(ASKED, tries)
+        due, _ = search.follow(ASKED, tries, wide=False)
         assert due is not None
         tries.append(ended(due, *way))
     assert [each.recipe.lambda_clean for each in tries] == [20.0, 5.0, 10.0]
-    assert search.follow(ASKED, tries) == (None, "the next attempt would be one of these again")
+    assert search.follow(ASKED, tries, wide=False) == (None, "the next attempt would be one of these again")
     late = [ended(first, *ABOVE, steps=740)]
-    assert search.follow(ASKED, late) == (None, "too few of 750 steps were left for another attempt")
-    wide = replace(ASKED, lambda_clean=5e5)
-    assert search.follow(wide, [ended(wide, *LOST)]) == (None, "the next attempt would leave the range of a knob")
+    assert search.follow(ASKED, late, wide=False) == (None, "too few of 750 steps were left for another attempt")
+    firm = replace(ASKED, lambda_clean=5e5)
+    assert search.follow(firm, [ended(firm, *LOST)], wide=False) == (
+        None,
+        "the next attempt would leave the range of a knob",
+    )
