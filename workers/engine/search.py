@@ -14,8 +14,9 @@ the few rows of the tune part do not see any more, but blended pairs do (see ble
 it calls for a looser one. Where rows have no clean text there are no pairs, and no wider recipe.
 
 Guarantees: all attempts together take at most `search_budget` steps; one Fisher and one theta0 serve them all; no
-row of the report part has a say; every attempt draws the same batches, so the recipe that was kept makes the same model again
-when it is run as given; the model ends in the state that ranks best over all attempts, the uploaded one among them.
+row of the report part has a say; every attempt draws the same batches, so the recipe that was kept makes the same
+model again when it is run as given; the model ends in the state that ranks best over all attempts, the uploaded one
+among them.
 """
 
 from __future__ import annotations
