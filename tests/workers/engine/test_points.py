@@ -14,7 +14,7 @@ import torch
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import StepMetric
 from tests.workers.engine.conftest import clean_rows, triggered_rows
-from workers.engine import points
+from workers.engine import points, search
 from workers.engine.points import BadPoint, Frame, Points
 from workers.engine.sanitize import Outcome, sanitize
 
@@ -74,21 +74,35 @@ def keeping(root: Path, found: Path | None = None) -> tuple[Points, list[tuple[P
 def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
     trojan_dir: Path, twin_dir: Path, unsure_dir: Path, tmp_path: Path, name: str
 ) -> None:
-    recipe, model = RECIPES[name], unsure_dir if name == "unsure" else trojan_dir
-    whole, told = treat(model, twin_dir, recipe)
+    resumed_as_whole(unsure_dir if name == "unsure" else trojan_dir, twin_dir, RECIPES[name], tmp_path)
+
+
+def test_so_does_one_that_was_cut_where_it_learned_from_blended_rows(
+    trojan_dir: Path, twin_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "AWAKE", -0.01)  # so that a first attempt does not do
+    recipe = Recipe.of("lya", {"steps": 8, "search_budget": 16, "eval_every": 4, "pace": 8, "lr": 3e-3})
+    whole = resumed_as_whole(trojan_dir, twin_dir, recipe, tmp_path)
+    assert whole.report.recipe["blend"]
+
+
+def resumed_as_whole(model: Path, base: Path, recipe: Recipe, tmp_path: Path) -> Outcome:
+    """Cut early, midway and at its last step."""
+    whole, told = treat(model, base, recipe)
     last = told[-1].step
     for cut in sorted({4, last // 2 + 2, last}):
         made, kept = keeping(tmp_path / f"{cut}")
         with pytest.raises(Cut):
-            treat(model, twin_dir, recipe, made, cut)
+            treat(model, base, recipe, made, cut)
         folder, step = kept[-1]
         assert step == cut - 1
-        again, retold = treat(model, twin_dir, recipe, Points(found=folder))
+        again, retold = treat(model, base, recipe, Points(found=folder))
         assert weights(again) == weights(whole)
         assert [figures(each.to_dict()) for each in retold] == [
             figures(each.to_dict()) for each in told if each.step > step
         ]
         assert figures(again.report.to_dict()) == figures(whole.report.to_dict())
+    return whole
 
 
 def test_a_second_cut_goes_on_from_a_point_of_the_first_resumption(
