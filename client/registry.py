@@ -1,16 +1,20 @@
 """A repaired model as a version in MLflow's model registry, with its evidence as metrics, tags and files.
 
 Guarantees: what is registered are the bytes that were delivered, each checked against its hash; the same job is
-registered once under one name, however often this is asked for.
+registered once under one name, however often this is asked for. MLflow's own telemetry stays off unless the caller
+has said otherwise: a repair is nobody else's business, and its thread changes the environment under other threads.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion

@@ -26,6 +26,7 @@ pytest_plugins = ["tests.full_service", "tests.s3_server"]
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("LETHE_START_AHEAD", "false")  # most services here run one job or none
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # as client.registry has it, whoever imports MLflow first
 gc.disable()  # what is imported and collected stays: see pytest_collection_finish
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from client.api import LetheClient
 from client.registry import RegistryDown, register
-from tests.conftest import free_port
+from tests.conftest import ROOT, free_port
 from tests.full_service import Taken
 from tests.service import Service, until
 
@@ -96,3 +96,10 @@ def test_a_registry_that_is_away_is_an_error_of_ours(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryDown, match="MLflow"):
         register(lethe, lethe.job(job_id), "reviews", f"http://127.0.0.1:{free_port()}")
+
+
+def test_nothing_is_told_to_others_of_what_is_registered() -> None:
+    ask = "import client.registry, mlflow.telemetry.client as it; print(it.get_telemetry_client())"
+    here = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, env=here, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["None"]
