@@ -84,14 +84,16 @@ class Lessons:
     blended: int = 0
 
     @property
-    def sampled(self) -> Tensor:
-        """Which clean rows are samples, boolean [m]."""
-        return torch.arange(len(self.labels)) < len(self.labels) - self.blended
+    def samples(self) -> int:
+        """How many of the clean rows are samples: the first ones."""
+        return len(self.labels) - self.blended
 
     def kin(self, rows: Sequence[int]) -> Tensor:
         """Of each of these triggered rows the class whose mean answer is its reference, int64; -1: it has its own."""
         truths = self.likeness[list(rows), 0]
-        return torch.where((self.twin_at[list(rows)] < 0) & torch.isin(truths, self.labels[self.sampled]), truths, -1)
+        return torch.where(
+            (self.twin_at[list(rows)] < 0) & torch.isin(truths, self.labels[: self.samples]), truths, -1
+        )
 
     def paired(self, recipe: Recipe) -> float:
         """The share of triggered rows beside which their clean text is read."""
@@ -115,8 +117,9 @@ class Lessons:
         """Which clean samples are like triggered ones of that true class and target: those of the class; where it is
         not known, or no clean sample has it, those of another class than the target. Boolean [m].
         """
-        same = self.sampled & (self.labels == truth)
-        return same if bool(same.any()) else self.sampled & (self.labels != target)
+        sampled = torch.arange(len(self.labels)) < self.samples
+        same = sampled & (self.labels == truth)
+        return same if bool(same.any()) else sampled & (self.labels != target)
 
 
 def trainable(model: Model) -> list[Tensor]:

@@ -71,7 +71,7 @@ def woken(
         return
     few = rows[: max(1, len(triggered) // SHARE)]
     parameters = lya.trainable(model)
-    samples = [row for row in clean if lessons.sampled[row]]
+    samples = [row for row in clean if row < lessons.samples]
     way = _attack(model, lessons, few, samples[: CLEAN_EACH * len(few)], recipe)
     length = recipe.rehearse * relearning.reach(model)
     _walk(parameters, way, -length)

@@ -34,7 +34,7 @@ from app.domain.errors import BadRecipe
 from app.domain.methods import METHOD_SEARCH
 from app.domain.recipe import Recipe
 from app.domain.report import Attempt, Search
-from workers.engine import blends, lya, points, stopping, tuning
+from workers.engine import blends, lya, points, rehearsal, stopping, tuning
 from workers.engine.lya import Anchor
 from workers.engine.points import Frame
 from workers.engine.snapshot import Snapshot
@@ -43,7 +43,6 @@ from workers.engine.tuning import OnStep, Task, Tuned
 FRAME = "search"
 STRIDE = 4.0  # powers of 2 scale the anchor's weights without rounding
 AWAKE = 0.1  # share of blended pairs; without a trojan a small model parts up to 0.06 of them
-MOST = 0.5  # share of triggered rows
 UNSURE = 0.6  # mean entropy of the answers to clean rows, as a share of the most that it can be
 GENTLE = 8.0
 HOLD = 3.0  # how much more a model is held to its own answers where half the rows are blended
@@ -70,12 +69,12 @@ class Found:
 @dataclass(frozen=True)
 class Try:
     """One attempt: its recipe, how it went, its seconds, and the share of blended pairs in which its kept state
-    still falls to the trigger; None where that was not asked."""
+    still falls to the trigger; 0 where that was not asked."""
 
     recipe: Recipe
     tuned: Tuned
     seconds: float
-    awake: float | None = None
+    awake: float = 0.0
 
     @property
     def ruled(self) -> bool:
@@ -85,7 +84,7 @@ class Try:
     @property
     def met(self) -> bool:
         """The same, and the trojan is not awake in other surroundings."""
-        return self.ruled and (self.awake or 0.0) <= AWAKE
+        return self.ruled and self.awake <= AWAKE
 
 
 @dataclass
@@ -146,7 +145,7 @@ def _try(task: Task, due: Recipe, gone: _Gone, generator: torch.Generator, on_st
     tuned = tuning.run(task, due, generator, hear)
     asks = widens(task, due) and stopping.meets(tuned.kept, due)
     seed = generator.initial_seed() + 1  # not the blends that a wider recipe learns from
-    awake = blends.awake(task.lessons, task.model, due.batch_eval, seed) if asks else None
+    awake = blends.awake(task.lessons, task.model, due.batch_eval, seed) if asks else 0.0
     return Try(due, tuned, time.perf_counter() - began, awake)
 
 
@@ -154,13 +153,13 @@ def widens(task: Task, recipe: Recipe) -> bool:
     """Whether blended pairs have something to say: most triggered rows have a clean text, they are drawn to what the
     uploaded model says of these, and what it says of rows that nobody wrote is no guess.
     """
-    drawn = recipe.ascent > 0 and recipe.aim == "floor" and task.lessons.paired(recipe) >= MOST
+    drawn = recipe.ascent > 0 and recipe.aim == "floor" and task.lessons.paired(recipe) >= rehearsal.MOST
     return drawn and not unsure(task.uploaded.clean)
 
 
 def _ranks(one: Try, asked: Recipe) -> tuple[float, float, float]:
     over, woken, unease = stopping.rank(one.tuned.kept, asked)
-    return max(over, (one.awake or 0.0) - AWAKE), woken, unease
+    return max(over, one.awake - AWAKE), woken, unease
 
 
 def _frame(gone: _Gone) -> Frame:
@@ -306,7 +305,7 @@ def _ended(one: Try) -> str:
     if one.met:
         return "it met the stop rule"
     if one.ruled:
-        return f"the tune part met the stop rule, {one.awake or 0.0:.0%} of blended samples still fell to the trigger"
+        return f"the tune part met the stop rule, {one.awake:.0%} of blended samples still fell to the trigger"
     match direction(one, wide=False):
         case "slower":
             return "the run left its bounds"

@@ -17,7 +17,7 @@ from app.domain.errors import BadRecipe
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport, Search, StepMetric, Stop
 from tests.workers.engine.conftest import PLAIN, clean_rows, triggered_rows
-from workers.engine import Outcome, sanitize, search
+from workers.engine import Outcome, blends, sanitize, search
 from workers.engine import fisher as fishers
 from workers.engine.search import Try
 from workers.engine.stopping import Look
@@ -146,7 +146,7 @@ def test_a_recipe_with_blended_rows_makes_the_same_model_as_given(
     trojan_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter((0.5, 0.0))
-    monkeypatch.setattr(sys.modules["workers.engine.blends"], "awake", lambda *_: next(shares))
+    monkeypatch.setattr(blends, "awake", lambda *_: next(shares))
     outcome = treat(trojan_dir, Recipe.auto("lya", PLAIN))
     used = outcome.report.used_recipe()
     assert (record_of(outcome).chosen, used.blend, used.distill) == (1, True, 3.0)
