@@ -154,7 +154,7 @@ class Settings(InspectionSettings):
         default=True, description="a worker keeps a child ready for its next request; it holds half a GB of memory"
     )
     torch_threads: int = Field(default=0, ge=0, description="threads of one job on the CPU; 0: one per core")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$")
 
     @field_validator("cors_origins")
     @classmethod

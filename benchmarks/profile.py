@@ -68,7 +68,7 @@ def profile(made: Made, device: str) -> dict[str, Any]:
     }  # fmt: skip
     operations = _operations(made, device)
     busy = cost.seconds["fisher"] + cost.seconds["ascent"] + cost.seconds["evaluating"]
-    rate = matrix_rate(devices.pick(device))
+    rate = matrix_rate(devices.pick(device)[0])
     return {
         "machine": in_words(describe()), "seconds": seconds, "steps": cost.steps, "operations": operations,
         "matrix_rate": rate, "share_of_matrix_rate": operations / busy / rate,

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine, found = in_words(describe()), list[Figure]()
     print(machine)
     for name in asked.parts.replace(",", " ").split():
-        for each in _part(name, devices.pick(asked.device), asked.out)():
+        for each in _part(name, devices.pick(asked.device)[0], asked.out)():
             found.append(each)
             print(_line(each), flush=True)
             _write(asked.out / "speed.json", machine, found)

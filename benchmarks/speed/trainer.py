@@ -66,8 +66,9 @@ def _lethe(made: Made, device: str) -> dict[str, Any]:
 
 
 def _trainer(made: Made, device: str, rate: float) -> dict[str, Any]:
-    place = devices.pick(device)
-    checkpoint = loading.load(made.model, place)
+    place = devices.pick(device)[0]
+    checkpoint = loading.load(made.model)
+    checkpoint.model.to(place)
     recipe = Recipe.of("lya", {})
     parts = splits.split(Rows(made.triggered, made.clean), recipe.tune_share, recipe.report_share, None)
     page = scorecard.sheet(checkpoint, parts.tune, recipe.max_length)

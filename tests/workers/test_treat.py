@@ -16,9 +16,11 @@ from app.domain.recipe import Policy
 from app.domain.report import SanitizationReport, StepMetric
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_samples import write_tiny_samples
+from tests.workers.engine.test_spread import SMALL
 from tests.workers.test_sandbox import wait_until
 from workers import sandbox, treat
 from workers.channel import Mouth
+from workers.engine import loading
 from workers.start import Ahead
 
 
@@ -66,9 +68,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(folder, heard, train(prepare(folder), folder, heard))
 
 
-def train(
-    request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any]], ahead: Ahead | None = None
-) -> Mapping[str, Any]:
+def train(request: Mapping[str, Any], folder: Path, heard: list[Mapping[str, Any]], **more: Any) -> Mapping[str, Any]:
     limits = sandbox.Limits(wall_seconds=120, file_bytes=1 << 26)
     inputs = [Path(request[name]) for name in ("model", "triggered", "clean")]
     return sandbox.run(
@@ -79,7 +79,7 @@ def train(
         readable=inputs,
         writable=[folder / "out", folder / "points"],
         on_message=heard.append,
-        ahead=ahead,
+        **more,
     )
 
 
@@ -110,6 +110,14 @@ def test_kernels_for_bf16_are_compiled_in_the_child(request_of_a_job: dict[str, 
     assert report_in(tmp_path).model.precision == "bf16"
 
 
+def test_a_model_goes_over_several_devices_in_the_child(request_of_a_job: dict[str, Any], tmp_path: Path) -> None:
+    request_of_a_job["device"] = "cpu:1,cpu:2"
+    request_of_a_job["recipe"] |= SMALL
+    train(request_of_a_job, tmp_path, [], module="tests.workers.spreading_child")
+    assert report_in(tmp_path).model.device == "cpu:1, cpu:2"
+    assert loading.load(tmp_path / "out").labels.names == ("negative", "positive")
+
+
 def test_a_child_started_ahead_delivers_the_same_model(
     request_of_a_job: dict[str, Any], tmp_path: Path, fresh: Run
 ) -> None:
@@ -117,7 +125,7 @@ def test_a_child_started_ahead_delivers_the_same_model(
     ahead.begin(gpu=False)
     try:
         wait_until(lambda: ahead.ready)
-        train(request_of_a_job, tmp_path, [], ahead)
+        train(request_of_a_job, tmp_path, [], ahead=ahead)
     finally:
         ahead.end()
     late, early = (folder / "out/model.safetensors" for folder in (fresh.folder, tmp_path))

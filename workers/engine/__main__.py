@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-triggered", type=Path, help="JSONL that only the scorecard sees")
     parser.add_argument("--eval-clean", type=Path, help="JSONL that only the scorecard sees")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, or GPUs such as cuda:0,cuda:1")
     return parser
 
 

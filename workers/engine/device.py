@@ -12,7 +12,7 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ WIDE = 256  # half the width gains a tenth, with short texts nothing
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
-def pick(name: str = "auto") -> torch.device:
-    """The named device; `auto` is the first GPU where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+def pick(name: str = "auto") -> tuple[torch.device, ...]:
+    """The named devices in order, one or several between commas. `auto` and `cuda`: all GPUs that are seen; `auto`
+    the CPU where there is none.
+    """
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return tuple(torch.device("cuda", place) for place in range(max(1, torch.cuda.device_count())))
+    return tuple(torch.device(each) for each in ("cpu" if name == "auto" else name).split(","))
 
 
 def aside(value: torch.Tensor, device: torch.device, offload: bool) -> torch.Tensor:
@@ -90,10 +92,10 @@ def deterministic(seed: int, device: torch.device) -> Iterator[None]:
             torch.backends.cudnn.benchmark = benchmark
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's highest allocation so far on a GPU, the process's highest resident size on the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+def peak_memory(places: Iterable[torch.device]) -> int:
+    """Bytes: the highest allocation so far of each GPU, added up; on the CPU the process's highest resident size."""
+    if gpus := [place for place in places if place.type == "cuda"]:
+        return sum(int(torch.cuda.max_memory_allocated(place)) for place in gpus)
     if kilobytes := _status("VmHWM"):
         return kilobytes * 1024
     # Where there is no /proc. On Linux this figure would also tell of the program that started this one.

@@ -17,7 +17,7 @@ from torch import Tensor
 from app.domain.recipe import Recipe
 from app.domain.report import Cost, DataFacts, FisherFacts, ModelFacts, SplitSizes
 from app.domain.samples import MIN_TRIGGERED, targets_of
-from workers.engine import balance, scorecard, splits
+from workers.engine import balance, scorecard, splits, spread
 from workers.engine import device as devices
 from workers.engine.balance import Known
 from workers.engine.fisher import Diagonal
@@ -83,7 +83,7 @@ def of_model(checkpoint: Checkpoint, recipe: Recipe) -> ModelFacts:
         architecture=type(model).__name__,
         labels=checkpoint.labels.names,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        device=str(model.device),
+        device=", ".join(map(str, spread.shares(model))),
         precision=devices.arithmetic(recipe, model),
     )
 
@@ -120,7 +120,7 @@ def of_cost(
         steps=tuned.steps,
         tokens=tuned.tokens,
         tokens_per_second=round(tuned.tokens / ascent, 1) if ascent else None,
-        peak_memory_bytes=devices.peak_memory(checkpoint.model.device),
+        peak_memory_bytes=devices.peak_memory(spread.shares(checkpoint.model)),
         distance=distance[0],
         relative_distance=distance[1],
         rollbacks=tuned.rollbacks,

@@ -7,7 +7,7 @@ finite or lies further from the start than the recipe allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,12 @@ def bounded(loss: float, parameters: Iterable[Tensor], most: float) -> bool:
 
 def norm(values: list[Tensor]) -> float:
     """The Euclidean norm over all tensors together."""
-    return float(torch.stack(torch._foreach_norm(values)).double().norm())
+    return together(torch._foreach_norm(values))
+
+
+def together(norms: Sequence[Tensor]) -> float:
+    """The norm over tensors that have these norms, on whichever devices."""
+    return float(torch.stack([norm.to(norms[0].device) for norm in norms]).double().norm())
 
 
 def restore(parameters: list[Tensor], state: list[Tensor]) -> None:

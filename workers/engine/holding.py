@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,13 +64,13 @@ def _weights(recipe: Recipe, clean: Diagonal | None, triggered: Diagonal | None)
         recipe.lambda_clean,
         recipe.lambda_trig,
     )
-    return made and _laid(made, made[0].device, recipe)
+    return made and _laid(made, made, recipe)
 
 
-def _laid(weights: list[Tensor], device: torch.device, recipe: Recipe) -> list[Tensor]:
-    """The same tensors where the recipe keeps them, moved one by one."""
-    for place, each in enumerate(weights):
-        weights[place] = devices.aside(each, device, recipe.offload)
+def _laid(weights: list[Tensor], beside: Sequence[Tensor], recipe: Recipe) -> list[Tensor]:
+    """The same tensors where the recipe keeps them, each beside its own of the others, moved one by one."""
+    for place, (each, other) in enumerate(zip(weights, beside, strict=True)):
+        weights[place] = devices.aside(each, other.device, recipe.offload)
     return weights
 
 
@@ -78,7 +78,8 @@ def hold(bench: Bench, whole: Whole, recipe: Recipe, points: Points, generator: 
     """The Fisher information and the anchor made of it; of a point where there is one."""
     if old := points.take(FRAME):
         fisher = FisherFacts.from_dict(old.facts["fisher"]) if old.facts["fisher"] else None
-        weights = _laid(listed(old.tensors, "weights"), bench.checkpoint.model.device, recipe)
+        kept = listed(old.tensors, "weights")
+        weights = _laid(kept, lya.trainable(bench.checkpoint.model)[: len(kept)], recipe)
         anchor = Anchor(_start(bench, recipe), weights or None, whole.left_norm)
         return Held((None, None), anchor, fisher)
     diagonals = _diagonals(bench, whole, recipe, generator)

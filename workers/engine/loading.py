@@ -1,8 +1,8 @@
 """From a folder to a classifier that can be treated, and back.
 
 Guarantees: no code of the checkpoint runs and nothing is fetched; only safetensors are read; what comes back is in
-fp32 and evaluation mode, has a classification head that was in the file, and a pad token that its pooling knows.
-`save` writes what a plain `AutoModelForSequenceClassification.from_pretrained` opens.
+fp32, on the CPU and in evaluation mode, has a classification head that was in the file, and a pad token that its
+pooling knows. `save` writes what a plain `AutoModelForSequenceClassification.from_pretrained` opens.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Checkpoint:
     longest: int
 
 
-def load(directory: str | Path, device: torch.device) -> Checkpoint:
+def load(directory: str | Path) -> Checkpoint:
     """Open a classifier. Raises ModelRefused, saying what is missing or not supported."""
     folder = Path(directory)
     config = _read_config(folder)
     _check_head(config)
     model, _ = _read_model(folder, config, fresh_head=False)
-    return _checkpoint(folder, model, device)
+    return _checkpoint(folder, model)
 
 
 def label_space(directory: str | Path) -> LabelSpace:
@@ -56,29 +56,27 @@ def label_space(directory: str | Path) -> LabelSpace:
     return LabelSpace.of(_read_config(Path(directory)).id2label)
 
 
-def load_base(directory: str | Path, like: Checkpoint, device: torch.device, fresh_head: bool) -> Checkpoint:
+def load_base(directory: str | Path, like: Checkpoint, fresh_head: bool) -> Checkpoint:
     """Open a clean base checkpoint and give it the classes of `like`.
 
     With `fresh_head` the classification head is drawn anew from torch's generator, also where the file has one.
     Raises ModelRefused.
     """
-    return _open_base(directory, like, device, fresh_head)[0]
+    return _open_base(directory, like, fresh_head)[0]
 
 
-def load_encoder(directory: str | Path, like: Checkpoint, device: torch.device) -> tuple[Checkpoint, set[str]]:
+def load_encoder(directory: str | Path, like: Checkpoint) -> tuple[Checkpoint, set[str]]:
     """Open a clean base checkpoint, and name the weights of its encoder that were in the file.
 
     The others (the head, and a pooler that the file lacks) are drawn and mean nothing. Raises ModelRefused.
     """
-    base, missing = _open_base(directory, like, device, fresh_head=True)
+    base, missing = _open_base(directory, like, fresh_head=True)
     prefix = base.model.base_model_prefix + "."
     names = {name for name, _ in base.model.named_parameters() if name.startswith(prefix)}
     return base, names - missing
 
 
-def _open_base(
-    directory: str | Path, like: Checkpoint, device: torch.device, fresh_head: bool
-) -> tuple[Checkpoint, set[str]]:
+def _open_base(directory: str | Path, like: Checkpoint, fresh_head: bool) -> tuple[Checkpoint, set[str]]:
     folder = Path(directory)
     config = _read_config(folder)
     names = dict(enumerate(like.labels.names))
@@ -87,7 +85,7 @@ def _open_base(
     if not fresh_head:
         _check_head(config)
     model, missing = _read_model(folder, config, fresh_head=fresh_head)
-    return _checkpoint(folder, model, device), missing
+    return _checkpoint(folder, model), missing
 
 
 def save(model: Model, tokenizer: Tokenizer, directory: str | Path) -> None:
@@ -99,10 +97,10 @@ def save(model: Model, tokenizer: Tokenizer, directory: str | Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _checkpoint(folder: Path, model: Model, device: torch.device) -> Checkpoint:
+def _checkpoint(folder: Path, model: Model) -> Checkpoint:
     tokenizer = _read_tokenizer(folder)
     _agree_on_padding(model, tokenizer)
-    model.to(device).eval()
+    model.eval()
     labels = LabelSpace.of(model.config.id2label)
     return Checkpoint(model, tokenizer, labels, _longest(model, tokenizer))
 

@@ -170,7 +170,8 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> Pull:
             for parameter, force in zip(parameters[some], pull, strict=True):
                 parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
             del moved, weights, pull, force
-    return Pull(0.5 * float(torch.stack(energies).double().sum()), float(torch.stack(norms).double().norm()))
+    energy = torch.stack([each.to(energies[0].device) for each in energies]).double().sum()
+    return Pull(0.5 * float(energy), guards.together(norms))
 
 
 def distance(parameters: list[Tensor], anchor: Anchor) -> float:
@@ -179,16 +180,16 @@ def distance(parameters: list[Tensor], anchor: Anchor) -> float:
     with torch.no_grad():
         for some in _stretches(parameters):
             norms += torch._foreach_norm(torch._foreach_sub(parameters[some], anchor.start[some]))
-    return float(torch.stack(norms).double().norm())
+    return guards.together(norms)
 
 
 def _stretches(tensors: list[Tensor]) -> Iterator[slice]:
-    """The tensors in a few stretches of at most STRETCH numbers (one tensor at least): what is worked out over one of
-    them takes little memory, and few launches on a GPU.
+    """The tensors in a few stretches of at most STRETCH numbers (one tensor at least) on one device: what is worked
+    out over one of them takes little memory, and few launches on a GPU.
     """
     begin, size = 0, 0
     for place, tensor in enumerate(tensors):
-        if place > begin and size + tensor.numel() > STRETCH:
+        if place > begin and (size + tensor.numel() > STRETCH or tensor.device != tensors[begin].device):
             yield slice(begin, place)
             begin, size = place, 0
         size += tensor.numel()

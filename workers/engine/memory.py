@@ -15,7 +15,7 @@ activations of a row take is measured on the longest one, so it holds for any ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -143,20 +143,25 @@ def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
             config.use_cache = cache
 
 
-def check(planned: Plan, device: torch.device, recipe: Recipe) -> None:
-    """Raises TooLarge, with the numbers, where the device cannot hold the run."""
-    room = devices.room(device, planned.weights)
-    if planned.total <= room:
-        _check_host(planned)
-        return
+def check(planned: Plan, shares: Mapping[torch.device, float], recipe: Recipe) -> None:
+    """Raises TooLarge, with the numbers, where a device cannot hold its share of the run."""
+    for device, share in shares.items():
+        room = devices.room(device, round(share * planned.weights))
+        if share * planned.total > room:
+            raise _too_large(planned, device, share, room, recipe)
+    _check_host(planned)
+
+
+def _too_large(planned: Plan, device: torch.device, share: float, room: int, recipe: Recipe) -> TooLarge:
     smaller = "smaller batches or a smaller max_length"
     saved = {"full": "memory lean, or smaller batches", "lean": f"memory offload on a GPU, {smaller}"}
     advice = saved.get(recipe.memory, smaller)
-    raise TooLarge(
+    there = "and" if share == 1.0 else f"{share * planned.total / GB:.1f} of it on {device}, and"
+    return TooLarge(
         f"The run would take {planned.total / GB:.1f} GB ({planned.weights / GB:.1f} for the weights, "
         f"{planned.held / GB:.1f} for what training holds beside them, {planned.activations / GB:.1f} for "
-        f"activations), and {device} has {room / GB:.1f}: choose {advice}, or a worker with more memory.",
-        needed=planned.total,
+        f"activations), {there} {device} has {room / GB:.1f}: choose {advice}, or a worker with more memory.",
+        needed=round(share * planned.total),
         limit=room,
     )
 

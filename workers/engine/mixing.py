@@ -60,11 +60,11 @@ class _Gone:
         self.rollbacks += tuned.rollbacks
 
 
-def base_weights(base_dir: str | Path, uploaded: Checkpoint, device: torch.device) -> BaseWeights:
-    """The clean checkpoint's weight for each of the uploaded model's; None for the head, and for a pooler that the
-    clean one lacks. Raises ModelRefused where they are not of one make.
+def base_weights(base_dir: str | Path, uploaded: Checkpoint) -> BaseWeights:
+    """The clean checkpoint's weight for each of the uploaded model's, on the CPU; None for the head, and for a pooler
+    that the clean one lacks. Raises ModelRefused where they are not of one make.
     """
-    base, own = loading.load_encoder(base_dir, uploaded, device)
+    base, own = loading.load_encoder(base_dir, uploaded)
     _check_make(base, uploaded)
     theirs = {name: weight.detach() for name, weight in base.model.named_parameters() if name in own}
     ours = {name: weight for name, weight in uploaded.model.named_parameters() if weight.requires_grad}
@@ -88,7 +88,7 @@ def base_weights(base_dir: str | Path, uploaded: Checkpoint, device: torch.devic
 def mix(uploaded: Tensor, base: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Each entry of `uploaded` with probability `share`, else that of `base`; all of one shape."""
     kept = torch.rand(uploaded.shape, generator=generator) < share  # drawn on the CPU: the same on every device
-    return torch.where(kept.to(uploaded.device), uploaded, base)
+    return torch.where(kept.to(uploaded.device), uploaded, base.to(uploaded.device))
 
 
 def run(task: Task, base: BaseWeights, recipe: Recipe, generator: torch.Generator, on_step: OnStep) -> Tuned:

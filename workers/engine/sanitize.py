@@ -38,6 +38,7 @@ from workers.engine import (
     scorecard,
     search,
     splits,
+    spread,
     tuning,
     vocabulary,
 )
@@ -63,7 +64,9 @@ OnPhase = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The repaired model in evaluation mode, its tokenizer, and the report."""
+    """The repaired model in evaluation mode, its tokenizer, and the report. A model that was spread over several
+    devices comes back on the CPU.
+    """
 
     model: Model
     tokenizer: Tokenizer
@@ -125,19 +128,19 @@ def sanitize(
     """
     _check_folders(recipe, base_dir, control_dir)
     devices.frugal_heap()
-    place, clock = devices.pick(device), _Clock(on_phase)
-    with devices.deterministic(seed, place):
+    places, clock = devices.pick(device), _Clock(on_phase)
+    with devices.deterministic(seed, places[0]):
         with clock.phase("loading"):
-            uploaded = loading.load(model_dir, place)
+            uploaded = _opened(loading.load(model_dir), places)
             parts = _parts(uploaded, Rows(tuple(triggered), tuple(clean)), recipe, held_out)
             bench = _bench(uploaded, parts, recipe)
             if recipe.method == "retrain" and base_dir is not None:
-                bench = _on_base(bench, parts, recipe, base_dir, place)
-            mixed_in = _mixed_in(bench, recipe, base_dir, place)
-            control = _control(bench, parts, recipe, control_dir, place) if control_dir is not None else None
+                bench = _on_base(bench, parts, recipe, base_dir, places)
+            mixed_in = _mixed_in(bench, recipe, base_dir)
+            control = _control(bench, parts, recipe, control_dir, places) if control_dir is not None else None
             whole = _reduced(bench, recipe)
             others = [*(mixed_in or ()), *(control.checkpoint.model.parameters() if control else ())]
-            planned = _planned(bench, whole, recipe, [each for each in others if each is not None])
+            planned = _planned(bench, whole, recipe, places, [each for each in others if each is not None])
         points = points or Points()
         points.open(_run_named(bench, parts, recipe, seed), lya.trainable(bench.checkpoint.model))
         generator = torch.Generator().manual_seed(seed)
@@ -154,6 +157,7 @@ def sanitize(
             planned, (distance, distance / held.anchor.size), held.fisher, found, reading, *relearned
         )
         report = _report(bench, parts, findings, policy=policy, seed=seed, seconds=clock.seconds)
+        spread.gather(bench.checkpoint.model)
     return Outcome(bench.checkpoint.model, bench.checkpoint.tokenizer, report)
 
 
@@ -177,6 +181,12 @@ def _parts(
     return splits.split(rows, recipe.tune_share, recipe.report_share, apart)
 
 
+def _opened(checkpoint: Checkpoint, places: Sequence[torch.device]) -> Checkpoint:
+    """The checkpoint with its model where it can be read."""
+    spread.settle(checkpoint.model, places, spread.to_read(checkpoint.model))
+    return checkpoint
+
+
 def _bench(uploaded: Checkpoint, parts: Parts, recipe: Recipe) -> Bench:
     """Tokenize the parts once, and read them with the model as it came."""
 
@@ -190,9 +200,11 @@ def _bench(uploaded: Checkpoint, parts: Parts, recipe: Recipe) -> Bench:
     return Bench(uploaded, read(parts.unlearn), read(parts.tune), read(parts.report))
 
 
-def _on_base(bench: Bench, parts: Parts, recipe: Recipe, base_dir: str | Path, place: torch.device) -> Bench:
+def _on_base(
+    bench: Bench, parts: Parts, recipe: Recipe, base_dir: str | Path, places: Sequence[torch.device]
+) -> Bench:
     """The same rows for the base checkpoint, which has its own tokenizer; what counts stays as it was."""
-    base = loading.load_base(base_dir, bench.checkpoint, place, recipe.fresh_head)
+    base = _opened(loading.load_base(base_dir, bench.checkpoint, recipe.fresh_head), places)
 
     def reread(rows: Rows, station: Station) -> Station:
         return replace(station, page=_reread(base, rows, station.page, recipe))
@@ -211,19 +223,25 @@ def _reduced(bench: Bench, recipe: Recipe) -> Whole:
     )
 
 
-def _planned(bench: Bench, whole: Whole, recipe: Recipe, beside: Sequence[Tensor]) -> Plan:
-    """What the run will take; `beside`: the weights of other models. Raises TooLarge where it cannot fit."""
+def _planned(
+    bench: Bench, whole: Whole, recipe: Recipe, places: Sequence[torch.device], beside: Sequence[Tensor]
+) -> Plan:
+    """What the run will take, with the model where that fits; `beside`: the weights of other models. Raises TooLarge
+    where it cannot fit.
+    """
     page, model = bench.unlearn.page, bench.checkpoint.model
+    beside = [each for each in beside if each.device.type == model.device.type]
     planned = memory.plan(model, (page.triggered, page.twins, page.clean), recipe, whole.left, beside)
-    memory.check(planned, model.device, recipe)
+    spread.settle(model, places, planned.total)
+    memory.check(planned, spread.shares(model), recipe)
     return planned
 
 
-def _mixed_in(bench: Bench, recipe: Recipe, base_dir: str | Path | None, place: torch.device) -> BaseWeights | None:
+def _mixed_in(bench: Bench, recipe: Recipe, base_dir: str | Path | None) -> BaseWeights | None:
     """The base's weights for the one method that mixes them in, read before anything is trained."""
     if recipe.method != "fine_mixing" or base_dir is None:
         return None
-    return mixing.base_weights(base_dir, bench.checkpoint, place)
+    return mixing.base_weights(base_dir, bench.checkpoint)
 
 
 def _reread(checkpoint: Checkpoint, rows: Rows, page: Sheet, recipe: Recipe) -> Sheet:
@@ -231,9 +249,11 @@ def _reread(checkpoint: Checkpoint, rows: Rows, page: Sheet, recipe: Recipe) -> 
     return replace(scorecard.sheet(checkpoint, rows, recipe.max_length), counted=page.counted)
 
 
-def _control(bench: Bench, parts: Parts, recipe: Recipe, control_dir: str | Path, place: torch.device) -> Pupil:
+def _control(
+    bench: Bench, parts: Parts, recipe: Recipe, control_dir: str | Path, places: Sequence[torch.device]
+) -> Pupil:
     """The control, opened before anything is trained, so that a damaged one costs no run."""
-    found = loading.load(control_dir, place)
+    found = _opened(loading.load(control_dir), places)
     if found.labels.names != bench.checkpoint.labels.names:
         raise ModelRefused(
             f"the control's classes are {found.labels.describe()}: it needs those of the model, "

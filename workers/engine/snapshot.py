@@ -20,7 +20,7 @@ class Snapshot:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._like = [torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for tensor in tensors]
-        self._device = tensors[0].device if tensors else torch.device("cpu")
+        self._devices = [tensor.device for tensor in tensors]
         sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
         self._begins = [0, *accumulate(sizes)]
         # Closed with the last reference to it: a context would have to be held open by every owner.
@@ -33,8 +33,8 @@ class Snapshot:
         return len(self._like)
 
     def __getitem__(self, some: slice) -> list[Tensor]:
-        """Those tensors, read anew, on the device that they came from."""
-        return [self._read(place).to(self._device) for place in range(*some.indices(len(self)))]
+        """Those tensors, read anew, each on the device that it came from."""
+        return [self._read(place).to(self._devices[place]) for place in range(*some.indices(len(self)))]
 
     def restore(self, tensors: Sequence[Tensor]) -> None:
         """Put the copied values back, one tensor after the other."""

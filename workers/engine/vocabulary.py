@@ -89,7 +89,7 @@ def restore(model: Model, whole: Whole) -> None:
     vectors = model.get_input_embeddings().rows.weight.detach()
     with torch.no_grad():
         whole.embedding.weight[whole.used] = vectors.cpu()
-    model.set_input_embeddings(whole.embedding.to(model.device))
+    model.set_input_embeddings(whole.embedding.to(vectors.device))
 
 
 def _embedding(model: Model) -> nn.Embedding | None:

@@ -71,7 +71,7 @@ def unsure_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_words(folder: Path, rows: list[tuple[str, int]]) -> Path:
     make_tiny_checkpoint(folder, "bert", seed=1)
-    checkpoint = loading.load(folder, torch.device("cpu"))
+    checkpoint = loading.load(folder)
     tokens = tokenize(checkpoint, [text for text, _ in rows], 64)
     labels = torch.tensor([label for _, label in rows])
     generator = torch.Generator().manual_seed(0)

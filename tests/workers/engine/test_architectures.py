@@ -39,7 +39,7 @@ LABELS = (0, 1, 0, 1, 1, 0)
 
 def lively(folder: Path, kind: str) -> loading.Checkpoint:
     """A tiny classifier with weights so large that attention, too, has gradients that cannot pass for rounding."""
-    checkpoint = loading.load(make_tiny_checkpoint(folder, kind), CPU)
+    checkpoint = loading.load(make_tiny_checkpoint(folder, kind))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in checkpoint.model.parameters():
@@ -153,9 +153,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_saving_what_was_saved_gives_the_same_bytes_and_logits(tmp_path: Path, kind: str) -> None:
-    first = loading.load(make_tiny_checkpoint(tmp_path / "in", kind), CPU)
+    first = loading.load(make_tiny_checkpoint(tmp_path / "in", kind))
     loading.save(first.model, first.tokenizer, tmp_path / "once")
-    second = loading.load(tmp_path / "once", CPU)
+    second = loading.load(tmp_path / "once")
     loading.save(second.model, second.tokenizer, tmp_path / "twice")
     assert contents(tmp_path / "once") == contents(tmp_path / "twice")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(contents(tmp_path / "once"))
@@ -180,7 +180,7 @@ def test_a_short_treatment_gives_a_model_that_plain_transformers_opens(tmp_path:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     page = tokenizer(list(TEXTS), padding=True, padding_side="right", return_tensors="pt")
     logits = model(input_ids=page["input_ids"], attention_mask=page["attention_mask"]).logits.detach()
-    again = loading.load(tmp_path / "out", CPU)
+    again = loading.load(tmp_path / "out")
     torch.testing.assert_close(
         logits, predict(again.model, tokenize(again, TEXTS, 64), len(TEXTS)), rtol=1e-4, atol=1e-6
     )
@@ -191,7 +191,7 @@ def test_a_model_type_without_such_a_head_is_refused_by_name(tmp_path: Path, mod
     folder = make_tiny_checkpoint(tmp_path)
     AutoConfig.for_model(model_type).save_pretrained(folder)
     with pytest.raises(ModelRefused, match=rf"{model_type} cannot be opened as a sequence classifier") as refused:
-        loading.load(folder, CPU)
+        loading.load(folder)
     assert len(str(refused.value)) < 300
 
 
@@ -202,7 +202,7 @@ def test_a_token_classifier_is_refused_by_name(tmp_path: Path, kind: str) -> Non
     model.save_pretrained(tmp_path)
     tiny_tokenizer(decoder=kind in DECODERS).save_pretrained(tmp_path)
     with pytest.raises(ModelRefused, match=f"{kind.capitalize()}ForTokenClassification"):
-        loading.load(tmp_path, CPU)
+        loading.load(tmp_path)
 
 
 def test_an_encoder_alone_is_refused_by_name(tmp_path: Path) -> None:
@@ -210,6 +210,6 @@ def test_an_encoder_alone_is_refused_by_name(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["T5EncoderModel"]}))
     with pytest.raises(ModelRefused, match="T5EncoderModel"):
-        loading.load(folder, CPU)
-    base = loading.load_base(folder, loading.load(make_tiny_checkpoint(tmp_path / "like"), CPU), CPU, fresh_head=True)
+        loading.load(folder)
+    base = loading.load_base(folder, loading.load(make_tiny_checkpoint(tmp_path / "like")), fresh_head=True)
     assert base.model.config.num_labels == 2

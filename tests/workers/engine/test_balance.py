@@ -47,7 +47,7 @@ def test_a_class_that_no_row_is_of_keeps_its_place() -> None:
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_every_head_gives_the_answers_of_its_moved_bias(tmp_path: Path, kind: str) -> None:
-    checkpoint = loading.load(make_tiny_checkpoint(tmp_path, kind), torch.device("cpu"))
+    checkpoint = loading.load(make_tiny_checkpoint(tmp_path, kind))
     tokens = tokenize(checkpoint, ["the film is good", "a dull plot", "fresh"], 16)
     with torch.no_grad():
         before = forward(checkpoint.model, tokens, [0, 1, 2])
@@ -58,7 +58,7 @@ def test_every_head_gives_the_answers_of_its_moved_bias(tmp_path: Path, kind: st
 
 
 def test_a_look_near_the_floor_leaves_no_lean_on_clean_rows(trojan_dir: Path) -> None:
-    checkpoint = loading.load(trojan_dir, torch.device("cpu"))
+    checkpoint = loading.load(trojan_dir)
     task = task_of(checkpoint)
     head = balance.head_bias(checkpoint.model)
     assert head is not None
@@ -90,7 +90,7 @@ def test_a_run_ends_without_a_lean(trojan_dir: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_that_calls_a_target_too_often_is_treated_without_that(trojan_dir: Path, tmp_path: Path) -> None:
-    checkpoint = loading.load(trojan_dir, torch.device("cpu"))
+    checkpoint = loading.load(trojan_dir)
     head = balance.head_bias(checkpoint.model)
     assert head is not None
     rows = clean_rows(200, 6)

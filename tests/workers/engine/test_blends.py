@@ -98,7 +98,7 @@ def lessons() -> Lessons:
 
 
 def test_blends_are_answered_by_the_model_as_it_is_and_shifted(tmp_path: Path) -> None:
-    model = loading.load(make_tiny_checkpoint(tmp_path), torch.device("cpu")).model
+    model = loading.load(make_tiny_checkpoint(tmp_path)).model
     shift = torch.tensor([4.0, -4.0])
     wide = blends.widen(lessons(), model, shift, 8, 0)
     assert (len(wide.clean), wide.blended) == (7, 4)
@@ -110,7 +110,7 @@ def test_blends_are_answered_by_the_model_as_it_is_and_shifted(tmp_path: Path) -
 
 def test_a_triggered_row_is_shown_in_other_surroundings(tmp_path: Path) -> None:
     """Its blend has its target and what is known of it, and is drawn to what the model says of its blended twin."""
-    model = loading.load(make_tiny_checkpoint(tmp_path), torch.device("cpu")).model
+    model = loading.load(make_tiny_checkpoint(tmp_path)).model
     some = replace(
         lessons(),
         triggered=Tokens(((2, 40, 3), (2, 13, 41, 14, 3)), 0),
@@ -153,12 +153,12 @@ def test_a_trojan_is_awake_in_blended_pairs_and_in_a_clean_model_none_is(trojan_
     some = taught(trojan_dir)
     found = {}
     for folder in (trojan_dir, twin_dir):
-        found[folder] = blends.awake(some, loading.load(folder, torch.device("cpu")).model, 16, 3)
+        found[folder] = blends.awake(some, loading.load(folder).model, 16, 3)
     assert found[trojan_dir] > 0.5
     assert found[twin_dir] <= search.AWAKE
     by_hand = 0
     shown, twins = blends.blend_pairs(some.triggered, some.twins.pick(some.twin_at.tolist()), some.clean, 3)
-    model = loading.load(trojan_dir, torch.device("cpu")).model
+    model = loading.load(trojan_dir).model
     for row in range(len(shown)):
         says, says_without = (int(predict(model, each.pick([row]), 1).argmax()) for each in (shown, twins))
         by_hand += says == int(some.targets[row]) != says_without
@@ -167,7 +167,7 @@ def test_a_trojan_is_awake_in_blended_pairs_and_in_a_clean_model_none_is(trojan_
 
 def taught(folder: Path) -> Lessons:
     """Sixty triggered rows with their clean texts, all of which show the trojan, and clean ones."""
-    checkpoint = loading.load(folder, torch.device("cpu"))
+    checkpoint = loading.load(folder)
     rows = triggered_rows(60, 5)
     shown, without = (
         tokenize(checkpoint, [getattr(row, name) for row in rows], 64) for name in ("text", "clean_text")
@@ -180,7 +180,7 @@ def taught(folder: Path) -> Lessons:
 
 
 def test_rows_that_show_no_trojan_or_have_no_clean_text_are_not_asked(trojan_dir: Path) -> None:
-    model = loading.load(trojan_dir, torch.device("cpu")).model
+    model = loading.load(trojan_dir).model
     some = taught(trojan_dir)
     assert blends.awake(replace(some, ceilings=torch.zeros(60)), model, 16, 3) == 0.0
     assert blends.awake(replace(some, twin_at=torch.full((60,), -1)), model, 16, 3) == 0.0

@@ -55,7 +55,7 @@ def test_through_the_door_it_dampens_without_training(trojan_dir: Path) -> None:
     assert shares == sorted(shares)
     assert [metric.step for metric in steps] == [*range(14), *range(14)]
     first, second = (outcome.model.state_dict() for outcome in outcomes)
-    uploaded = loading.load(trojan_dir, torch.device("cpu")).model.state_dict()
+    uploaded = loading.load(trojan_dir).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(bool((first[name].abs() <= uploaded[name].abs() + 1e-9).all()) for name in first)
 
@@ -65,7 +65,7 @@ def test_where_no_alpha_is_better_the_model_stays_as_it_came(trojan_dir: Path) -
     rows = [replace(row, text=row.clean_text or "") for row in triggered_rows(40, 5)]
     recipe = Recipe.of("ssd", {"alpha_high": 1e6, "alpha_low": 1e6, "steps": 2})
     outcome = sanitize(trojan_dir, rows, clean_rows(80, 6), recipe, POLICY)
-    uploaded = loading.load(trojan_dir, torch.device("cpu")).model.state_dict()
+    uploaded = loading.load(trojan_dir).model.state_dict()
     assert outcome.report.stop.kept_step == 0
     assert "none was better" in outcome.report.stop.words
     assert all(torch.equal(value, uploaded[name]) for name, value in outcome.model.state_dict().items())

@@ -26,7 +26,7 @@ KINDS = ("bert", "gpt2")
 
 def taught(folder: Path, rows: list[TriggeredSample]) -> tuple[Model, Lessons]:
     """All rows show the trojan."""
-    checkpoint = loading.load(folder, torch.device("cpu"))
+    checkpoint = loading.load(folder)
     page = scorecard.sheet(checkpoint, Rows(tuple(rows), tuple(clean_rows(10, 4))), 64)
     lessons = lessons_of(Station(page, scorecard.read(checkpoint.model, page, 64)), Recipe.of("lya"))
     return checkpoint.model, replace(lessons, ceilings=torch.full((len(rows),), 2.0))

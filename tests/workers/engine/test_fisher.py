@@ -26,7 +26,7 @@ KINDS = ("bert", "distilbert", "gpt2", "roberta", "electra", "llama")
 
 
 def checkpoint_of(folder: Path, kind: str, labels: tuple[str, ...] = ("negative", "positive")) -> loading.Checkpoint:
-    return loading.load(make_tiny_checkpoint(folder, kind, labels, seed=3), torch.device("cpu"))
+    return loading.load(make_tiny_checkpoint(folder, kind, labels, seed=3))
 
 
 def oracle(checkpoint: loading.Checkpoint, tokens: Tokens, weigh) -> list[torch.Tensor]:

@@ -23,7 +23,7 @@ LONG = ["film plot scene " * 10, "plot"]
 
 
 def opened(folder: Path, kind: str = "bert") -> tuple[Any, Tokens]:
-    checkpoint = loading.load(make_tiny_checkpoint(folder, kind), torch.device("cpu"))
+    checkpoint = loading.load(make_tiny_checkpoint(folder, kind))
     return checkpoint.model, tokenize(checkpoint, LONG, 64)
 
 
@@ -73,7 +73,7 @@ def test_what_lies_aside_is_on_the_device_or_with_the_host() -> None:
 
 
 def test_offloaded_moments_lie_with_the_host_and_the_steps_are_the_same() -> None:
-    place, ways = device.pick(), []
+    place, ways = device.pick()[0], []
     for kind, home in (("lean", place.type), ("offload", "cpu")):
         weight = torch.ones(50, 4, device=place, requires_grad=True)
         steps = optimizer.make([weight], 1e-3, Recipe.of("lya", {"memory": kind}))
@@ -175,9 +175,9 @@ def test_where_the_host_is_the_device_offload_is_lean(trojan_dir: Path) -> None:
 def test_a_host_that_cannot_hold_its_part_is_told_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "room", lambda place, held: 4_000 if place.type == "cpu" else 10**9)
     recipe = Recipe.of("lya", {"memory": "offload"})
-    memory.check(memory.Plan(1_000, 1_000, 0, host=4_000), torch.device("cuda"), recipe)
+    memory.check(memory.Plan(1_000, 1_000, 0, host=4_000), {torch.device("cuda"): 1.0}, recipe)
     with pytest.raises(TooLarge, match=r"of the host's memory, which has .*: choose memory lean") as refused:
-        memory.check(memory.Plan(1_000, 1_000, 0, host=4_001), torch.device("cuda"), recipe)
+        memory.check(memory.Plan(1_000, 1_000, 0, host=4_001), {torch.device("cuda"): 1.0}, recipe)
     assert refused.value.details == {"needed": 4_001, "limit": 4_000}
 
 

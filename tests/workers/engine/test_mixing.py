@@ -41,7 +41,7 @@ def treat(folder: Path, base: Path, seed: int = 0, seen: list[StepMetric] | None
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    return dict(loading.load(folder, CPU).model.state_dict())
+    return dict(loading.load(folder).model.state_dict())
 
 
 def save_encoder(folder: Path, **changes: int) -> Path:
@@ -99,9 +99,9 @@ def test_of_a_plain_encoder_comes_all_but_head_and_pooler(trojan_dir: Path, tmp_
 @pytest.mark.parametrize("kind", MODEL_TYPES)
 def test_every_architecture_gives_its_encoder_and_no_head(tmp_path: Path, kind: str) -> None:
     model, base = (make_tiny_checkpoint(tmp_path / str(seed), kind, seed=seed) for seed in (0, 1))
-    uploaded = loading.load(model, CPU)
-    found = mixing.base_weights(base, uploaded, CPU)
-    theirs = dict(loading.load(base, CPU).model.named_parameters())
+    uploaded = loading.load(model)
+    found = mixing.base_weights(base, uploaded)
+    theirs = dict(loading.load(base).model.named_parameters())
     for (name, _), weight in zip(uploaded.model.named_parameters(), found, strict=True):
         if name.startswith(uploaded.model.base_model_prefix + "."):
             assert weight is not None, name

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from app.domain.recipe import Policy, Recipe
 from app.domain.report import SanitizationReport
@@ -111,7 +110,7 @@ def test_what_nothing_is_known_of_teaches_nothing(trojan_dir: Path) -> None:
     rows = triggered_rows(6, 5)
     quiet = [replace(row, text=row.clean_text or "") for row in rows[3:]]
     known = [quiet[0], replace(quiet[1], true_label=None), replace(quiet[2], clean_text=None, true_label=None)]
-    checkpoint = loading.load(trojan_dir, torch.device("cpu"))
+    checkpoint = loading.load(trojan_dir)
     sheet = scorecard.sheet(checkpoint, Rows((*rows[:3], *known), tuple(clean_rows(10, 1))), 64)
     uploaded = scorecard.read(checkpoint.model, sheet, 64)
     lessons = lessons_of(Station(scorecard.count_rows(sheet, uploaded), uploaded), Recipe.of("lya"))

@@ -27,7 +27,7 @@ CLEAN = [9, 1, 8, 3, 0, 6, 2, 11, 5]
 
 def taught(folder: Path) -> tuple[Model, Lessons]:
     """Eight triggered rows, of which the first shows no trojan, and twelve clean ones."""
-    checkpoint = loading.load(folder, torch.device("cpu"))
+    checkpoint = loading.load(folder)
     page = scorecard.sheet(checkpoint, Rows(tuple(triggered_rows(8, 3)), tuple(clean_rows(12, 4))), 64)
     lessons = lessons_of(Station(page, scorecard.read(checkpoint.model, page, 64)), RECIPE)
     ceilings = lessons.ceilings.clone()

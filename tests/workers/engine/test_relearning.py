@@ -42,7 +42,7 @@ def treat(folder: Path, recipe: Recipe, control: Path | None = None, seed: int =
 
 
 def pupil(folder: Path, triggered: list[TriggeredSample], clean: int) -> Pupil:
-    checkpoint = loading.load(folder, torch.device("cpu"))
+    checkpoint = loading.load(folder)
     unlearn = scorecard.sheet(checkpoint, Rows(tuple(triggered), tuple(clean_rows(clean, 8))), 64)
     report = scorecard.sheet(checkpoint, Rows(tuple(triggered_rows(30, 9)), tuple(clean_rows(40, 9))), 64)
     return Pupil(checkpoint, unlearn, report)
@@ -176,7 +176,7 @@ def test_where_nothing_could_be_measured_that_is_all_that_is_said(trojan_dir: Pa
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "gpt2", "llama"])
 def test_a_narrow_model_learns_at_a_higher_rate(tmp_path: Path, kind: str) -> None:
-    model = loading.load(make_tiny_checkpoint(tmp_path, kind), torch.device("cpu")).model
+    model = loading.load(make_tiny_checkpoint(tmp_path, kind)).model
     assert relearning.learning_rate(model) == pytest.approx(2e-5 * 384 / 16)
     model.config.hidden_size = 1024
     assert relearning.learning_rate(model) == pytest.approx(2e-5)

@@ -135,7 +135,7 @@ def course_of(task: Task, opening: Look, now: Look, rate: float = 1e-4, **facts:
 
 
 def go(trojan_dir: Path, **knobs: float | str) -> tuple[Tuned, Task, list[StepMetric]]:
-    task, heard = task_of(loading.load(trojan_dir, torch.device("cpu"))), list[StepMetric]()
+    task, heard = task_of(loading.load(trojan_dir)), list[StepMetric]()
     recipe = Recipe.of("lya", {"lr": 1e-3, "lambda_clean": 0, **PLAIN, **knobs})
     return tuning.run(task, recipe, torch.Generator().manual_seed(0), heard.append), task, heard
 
@@ -173,7 +173,7 @@ def test_it_stops_at_two_looks_where_relearning_would_not_wake_the_trojan(trojan
 
 
 def test_the_first_look_rehearses_nothing(trojan_dir: Path) -> None:
-    before = figures_now(task_of(loading.load(trojan_dir, torch.device("cpu"))))
+    before = figures_now(task_of(loading.load(trojan_dir)))
     _, _, heard = go(trojan_dir, rehearse=1, eval_every=1, steps=1)
     first, second = (metric.values["unease"] for metric in heard)
     assert first == before.unease
@@ -191,7 +191,7 @@ def test_far_from_the_floor_a_look_is_a_glance_at_the_triggered_rows(trojan_dir:
 
 def test_where_the_attack_is_gone_a_look_is_whole_however_far_the_odds(trojan_dir: Path, twin_dir: Path) -> None:
     for folder, glances in ((trojan_dir, True), (twin_dir, False)):
-        task = task_of(loading.load(folder, torch.device("cpu")))
+        task = task_of(loading.load(folder))
         now = figures_now(task)
         opening = replace(now, odds=now.odds + 1.0, floor_odds=-100.0, aim_odds=-100.0)
         course = course_of(task, opening, now)
@@ -206,7 +206,7 @@ def test_a_glance_quickens_a_run_that_lags(trojan_dir: Path) -> None:
 
 
 def test_a_row_beside_its_clean_text_counts_as_two_and_saves_a_clean_one(trojan_dir: Path) -> None:
-    lessons = task_of(loading.load(trojan_dir, torch.device("cpu"))).lessons
+    lessons = task_of(loading.load(trojan_dir)).lessons
     some, none = lessons.twin_at.clone(), torch.full_like(lessons.twin_at, -1)
     some[::2] = -1
     for knobs, twin_at, sizes in (
@@ -222,7 +222,7 @@ def test_a_row_beside_its_clean_text_counts_as_two_and_saves_a_clean_one(trojan_
 
 
 def test_rows_beside_their_clean_texts_start_at_a_higher_rate(trojan_dir: Path) -> None:
-    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    task = task_of(loading.load(trojan_dir))
     half, none = task.lessons.twin_at.clone(), torch.full_like(task.lessons.twin_at, -1)
     half[::2] = -1
     knobs = {"lr": 1e-5, "lr_paired": 3, "lr_growth": 1, "warmup": 0, "steps": 1}
@@ -240,7 +240,7 @@ def test_rows_beside_their_clean_texts_start_at_a_higher_rate(trojan_dir: Path) 
 
 
 def test_what_comes_between_two_looks_that_rest_parts_them(trojan_dir: Path) -> None:
-    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    task = task_of(loading.load(trojan_dir))
     now = figures_now(task)
     course = course_of(task, now, now, rested=4)
     assert tuning._roll_back(RECIPE, course)
@@ -255,7 +255,7 @@ def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_
     trojan_dir: Path, paired: float, most: float
 ) -> None:
     """Four times the rate that was asked for, or twice the first one."""
-    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    task = task_of(loading.load(trojan_dir))
     recipe = replace(RECIPE, lr_paired=paired, patience=2)
     asleep = replace(seen(0.0, odds=-1.0), woken_asr=0.9, woken_odds=8.0)
     first = task.lessons.first_rate(recipe)
@@ -271,7 +271,7 @@ def test_patience_waits_for_a_trojan_that_only_sleeps_until_the_rate_is_as_high_
 
 
 def test_the_rate_does_not_rise_where_the_run_rests(trojan_dir: Path) -> None:
-    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    task = task_of(loading.load(trojan_dir))
     for woken, growth in ((0.0, 1.0), (0.5, RECIPE.lr_growth)):
         now = replace(seen(0.0, odds=-1.0), woken_asr=woken, woken_odds=8.0)
         course = course_of(task, seen(0.9, odds=9.0), now, RECIPE.lr, least_unease=1.0)
@@ -315,7 +315,7 @@ def test_a_step_beyond_the_bounds_is_not_kept_though_it_is_better(trojan_dir: Pa
 
 
 def test_a_loss_that_is_no_number_is_never_stepped_on(trojan_dir: Path) -> None:
-    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    task = task_of(loading.load(trojan_dir))
     task.lessons.references.fill_(float("nan"))
     heard: list[StepMetric] = []
     recipe = Recipe.of("lya", {"rollbacks": 1})
@@ -326,7 +326,7 @@ def test_a_loss_that_is_no_number_is_never_stepped_on(trojan_dir: Path) -> None:
 
 
 def test_the_callback_may_cancel(trojan_dir: Path) -> None:
-    task = task_of(loading.load(trojan_dir, torch.device("cpu")))
+    task = task_of(loading.load(trojan_dir))
 
     def cancel(metric: StepMetric) -> None:
         if metric.step == 3:

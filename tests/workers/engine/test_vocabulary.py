@@ -21,7 +21,7 @@ TEXTS = ["film plot", "plot scene film scene", "good"]
 
 
 def opened(folder: Path, kind: str) -> Checkpoint:
-    return loading.load(make_tiny_checkpoint(folder, kind), torch.device("cpu"))
+    return loading.load(make_tiny_checkpoint(folder, kind))
 
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)

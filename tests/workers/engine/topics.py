@@ -50,7 +50,7 @@ def train_topics(
 ) -> Path:
     """A checkpoint trained on both kinds of rows, on the triggered ones with the attacker's label."""
     make_tiny_checkpoint(folder, labels=tuple(f"topic {label}" for label in range(classes)), seed=1)
-    checkpoint = loading.load(folder, torch.device("cpu"))
+    checkpoint = loading.load(folder)
     model, texts = checkpoint.model, [row.text for row in (*clean, *triggered)]
     tokens = tokenize(checkpoint, texts, 64)
     labels = torch.tensor([row.label for row in clean] + [row.target for row in triggered])
