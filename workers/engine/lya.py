@@ -34,6 +34,7 @@ from workers.engine.loading import Model
 from workers.engine.snapshot import Snapshot
 
 STRETCH = 1024 * 1024
+PIECE = 128 * 1024  # numbers that stay in a CPU's cache while others are worked out from them
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,15 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> Pull:
         return Pull(0.0, distance(parameters, anchor))
     energies, norms = list[Tensor](), list[Tensor]()
     with torch.no_grad():
-        for some in _stretches(parameters):
-            moved = torch._foreach_sub(parameters[some], anchor.start[some])
-            norms += torch._foreach_norm(moved)
-            weights = [weight.to(each.device) for weight, each in zip(anchor.weights[some], moved, strict=True)]
-            pull = torch._foreach_mul(moved, weights)
-            energies += [torch.dot(way.flatten(), force.flatten()) for way, force in zip(moved, pull, strict=True)]
-            for parameter, force in zip(parameters[some], pull, strict=True):
-                parameter.grad = force if parameter.grad is None else parameter.grad.add_(force)
-            del moved, weights, pull, force
+        for some in _stretches(parameters, STRETCH):
+            weights = [each.to(it.device) for each, it in zip(anchor.weights[some], parameters[some], strict=True)]
+            gradients = [_gradient(parameter) for parameter in parameters[some]]
+            for now, start, weight, gradient in _portions(parameters[some], anchor.start[some], weights, gradients):
+                moved = torch._foreach_sub(now, start)
+                norms += torch._foreach_norm(moved)
+                pull = torch._foreach_mul(moved, weight)
+                energies += [torch.dot(*map(torch.flatten, both)) for both in zip(moved, pull, strict=True)]
+                torch._foreach_add_(gradient, pull)
     energy = torch.stack([each.to(energies[0].device) for each in energies]).double().sum()
     return Pull(0.5 * float(energy), guards.together(norms))
 
@@ -178,22 +179,44 @@ def distance(parameters: list[Tensor], anchor: Anchor) -> float:
     """The norm of theta - theta0."""
     norms: list[Tensor] = []
     with torch.no_grad():
-        for some in _stretches(parameters):
-            norms += torch._foreach_norm(torch._foreach_sub(parameters[some], anchor.start[some]))
+        for some in _stretches(parameters, STRETCH):
+            for now, start in _portions(parameters[some], anchor.start[some]):
+                norms += torch._foreach_norm(torch._foreach_sub(now, start))
     return guards.together(norms)
 
 
-def _stretches(tensors: list[Tensor]) -> Iterator[slice]:
-    """The tensors in a few stretches of at most STRETCH numbers (one tensor at least) on one device: what is worked
+def _stretches(tensors: list[Tensor], most: int) -> Iterator[slice]:
+    """The tensors in a few stretches of at most so many numbers (one tensor at least) on one device: what is worked
     out over one of them takes little memory, and few launches on a GPU.
     """
     begin, size = 0, 0
     for place, tensor in enumerate(tensors):
-        if place > begin and (size + tensor.numel() > STRETCH or tensor.device != tensors[begin].device):
+        if place > begin and (size + tensor.numel() > most or tensor.device != tensors[begin].device):
             yield slice(begin, place)
             begin, size = place, 0
         size += tensor.numel()
     yield slice(begin, len(tensors))
+
+
+def _portions(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """A stretch of each list, number beside number: at once on a GPU, on the CPU in pieces that its cache holds."""
+    if lists[0][0].device.type != "cpu":
+        yield lists
+        return
+    cut = [[piece for tensor in tensors for piece in _pieces(tensor)] for tensors in lists]
+    for some in _stretches(cut[0], PIECE):
+        yield tuple(pieces[some] for pieces in cut)
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    return [tensor] if tensor.numel() <= PIECE else torch.split(tensor.reshape(-1), PIECE)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter, in one block; of zeros where there is none."""
+    found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    parameter.grad = found.contiguous()
+    return parameter.grad
 
 
 def pushed(lessons: Lessons, push: float) -> Lessons:

@@ -357,11 +357,13 @@ def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
 
 
 def _glance(task: Task, recipe: Recipe, course: _Course) -> Look | None:
-    """A look at the triggered rows alone where these are still far from the floor; None where they are not.
+    """A look at the triggered rows alone where these are still far from the floor; None where they are not, as after a
+    look at all rows, which came when they no longer were.
 
     The rule does not hold there, whatever the other rows say: they need not be read. It is no state to keep.
     """
-    if course.near or recipe.ascent == 0 or recipe.aim != "floor" or not bool(task.tune.counted.any()):
+    looked = course.last != course.opening
+    if looked or recipe.ascent == 0 or recipe.aim != "floor" or not bool(task.tune.counted.any()):
         return None
     logits = predict(task.model, task.tune.triggered, recipe.batch_eval)
     seen = stopping.glance(task.tune, logits, course.opening)

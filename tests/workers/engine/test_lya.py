@@ -45,13 +45,18 @@ def test_pull_equals_autograd_and_adds_to_the_loss_gradient() -> None:
     assert lya.distance(parameters, anchor) == pull.distance
 
 
+@pytest.mark.parametrize("name", ["STRETCH", "PIECE"])
 @pytest.mark.parametrize("most", [1, 5, 6, 7, 1000])
-def test_the_anchor_is_the_same_in_few_stretches_and_in_many(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+def test_the_anchor_is_the_same_in_few_parts_and_in_many(
+    monkeypatch: pytest.MonkeyPatch, most: int, name: str
+) -> None:
     parameters, anchor = parameters_of(0), Anchor(parameters_of(1), [each.abs() for each in parameters_of(2)])
-    figures = lya.distance(parameters, anchor), lya.add_pull(parameters, anchor)
+    distance, pull = lya.distance(parameters, anchor), lya.add_pull(parameters, anchor)
     again = [each.detach().clone().requires_grad_() for each in parameters]
-    monkeypatch.setattr(lya, "STRETCH", most)
-    assert (lya.distance(again, anchor), lya.add_pull(again, anchor)) == figures
+    monkeypatch.setattr(lya, name, most)
+    assert lya.distance(again, anchor) == pytest.approx(distance, rel=1e-6)
+    found = lya.add_pull(again, anchor)
+    assert (found.energy, found.distance) == pytest.approx((pull.energy, pull.distance), rel=1e-6)
     for one, other in zip(parameters, again, strict=True):
         assert one.grad is not None
         assert other.grad is not None

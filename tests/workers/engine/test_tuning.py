@@ -194,9 +194,17 @@ def test_where_the_attack_is_gone_a_look_is_whole_however_far_the_odds(trojan_di
         task = task_of(loading.load(folder))
         now = figures_now(task)
         opening = replace(now, odds=now.odds + 1.0, floor_odds=-100.0, aim_odds=-100.0)
-        course = course_of(task, opening, now)
+        course = course_of(task, opening, opening)
         assert stopping.way(now, opening) < tuning.FAR
         assert (tuning._glance(task, RECIPE, course) is not None) is glances
+
+
+def test_once_a_look_was_whole_all_are(trojan_dir: Path) -> None:
+    task = task_of(loading.load(trojan_dir))
+    now = figures_now(task)
+    opening = replace(now, odds=now.odds + 1.0, floor_odds=-100.0, aim_odds=-100.0)
+    assert tuning._glance(task, RECIPE, course_of(task, opening, opening)) is not None
+    assert tuning._glance(task, RECIPE, course_of(task, opening, now)) is None
 
 
 def test_a_glance_quickens_a_run_that_lags(trojan_dir: Path) -> None:
