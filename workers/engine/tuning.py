@@ -357,8 +357,8 @@ def _count_tokens(lessons: Lessons, rows: tuple[list[int], list[int]]) -> int:
 
 
 def _glance(task: Task, recipe: Recipe, course: _Course) -> Look | None:
-    """A look at the triggered rows alone where these are still far from the floor; None where they are not, nor were at
-    the last look: that was whole.
+    """A look at the triggered rows alone where these are still far from the floor; None where they are not, and once
+    a look was whole: then they no longer were.
 
     The rule does not hold there, whatever the other rows say: they need not be read. It is no state to keep.
     """
