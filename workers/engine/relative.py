@@ -93,6 +93,7 @@ class RelativePositions:
 
     def _collect(self, gradient: Tensor) -> None:
         """gradient: [rows, positions, width], what one projection sends back to the (normalised) table."""
+        gradient = gradient.to(self._table.device)  # that of a layer, where the model is spread
         self._gradient = gradient if self._gradient is None else self._gradient.add_(gradient)
         self._awaited -= 1
         if self._awaited == 0:
@@ -100,14 +101,15 @@ class RelativePositions:
             self._gradient = None
 
     def _square(self, gradient: Tensor) -> None:
-        given = self._table.detach()[self._used]
+        used = self._used.to(self._table.device)
+        given = self._table.detach()[used]
         if self._norm is not None:
             normal = torch.nn.functional.layer_norm(given, self._norm.normalized_shape, eps=self._norm.eps)
             self._add(self._norm.weight, (gradient * normal).sum(1))
             self._add(self._norm.bias, gradient.sum(1))
             gradient = before_norm(self._norm, given, normal, gradient)
         if id(self._table) in self._sums:
-            self._sums[id(self._table)].index_add_(0, self._used, gradient.square().sum(0))
+            self._sums[id(self._table)].index_add_(0, used, gradient.square().sum(0))
 
     def _add(self, parameter: Tensor, by_sample: Tensor) -> None:
         """by_sample: [rows, width], the gradients of a vector parameter."""

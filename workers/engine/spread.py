@@ -48,17 +48,17 @@ def gather(model: Model) -> None:
 
 
 def layout(model: Model, rooms: Sequence[int]) -> dict[str, int]:
-    """For each block of the model, by name, which of the devices takes it: in order, in proportion to their rooms.
-    What comes before the first layer goes to the first.
+    """For each block of the model, by name, which of the devices takes it: layers in order, in proportion to their
+    rooms. What comes before the first layer goes to the first device, and what follows the last one stays with it.
     """
     blocks = [(name, block, _size(block)) for name, block in _blocks("", model)]
     whole = max(1, sum(size for *_, size in blocks))
     ends = [sum(rooms[: place + 1]) / max(1, sum(rooms)) for place in range(len(rooms) - 1)]
-    laid, below, begun = dict[str, int](), 0, False
+    laid, below, latest = dict[str, int](), 0, 0
     for name, block, size in blocks:
-        begun = begun or isinstance(block, GradientCheckpointingLayer)
-        middle = (below + size / 2) / whole
-        laid[name] = sum(end < middle for end in ends) if begun else 0
+        if isinstance(block, GradientCheckpointingLayer):
+            latest = sum(end < (below + size / 2) / whole for end in ends)
+        laid[name] = latest
         below += size
     return laid
 

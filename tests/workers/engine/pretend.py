@@ -3,8 +3,8 @@
     with several_devices():
         sanitize(..., device="cpu:1,cpu:2")
 
-A tensor there keeps its numbers in one on the CPU, so the results are those of the CPU to the bit. As on GPUs, an
-operation over tensors of more than one device fails. Exceptions are those of torch: copies, an index from the CPU,
+A tensor there keeps its numbers in one on the CPU, so an operation gives what it gives there. As on GPUs, one over
+tensors of more than one device fails. Exceptions are those of torch: copies, an index from the CPU,
 single numbers from the CPU, and the foreach operations, which go tensor by tensor.
 """
 

@@ -16,7 +16,9 @@ from tests.workers.engine.conftest import clean_rows, triggered_rows
 from tests.workers.engine.pretend import several_devices
 from tests.workers.engine.test_architectures import TEXTS, lively
 from workers.engine import Outcome, device, loading, sanitize, save, spread
-from workers.engine.batches import predict, tokenize
+from workers.engine.batches import Tokens, predict, tokenize
+from workers.engine.fisher import diagonal
+from workers.engine.loading import Model
 
 BOTH = "cpu:1,cpu:2"
 ROOM = 150_000  # bytes: a little less than a run with few rows at a time takes
@@ -30,6 +32,10 @@ def run(folder: Path, place: str, method: str = "lya", **knobs: Any) -> Outcome:
     return sanitize(
         folder, triggered_rows(34, 5), clean_rows(66, 6), recipe, Policy.of(), device=place, base_dir=base
     )
+
+
+def fisher_of(model: Model, tokens: Tokens) -> list[torch.Tensor]:
+    return diagonal(model, tokens, None, 4, torch.Generator().manual_seed(0)).values
 
 
 @pytest.fixture
@@ -82,12 +88,14 @@ def test_every_architecture_answers_alike_and_comes_back_plain(
 ) -> None:
     checkpoint = lively(tmp_path / "in", kind)
     model, tokens = checkpoint.model, tokenize(checkpoint, TEXTS, 64)
-    alone = predict(model, tokens, 2)
+    alone, fisher = predict(model, tokens, 2), fisher_of(model, tokens)
     with several_devices():
         rooms |= dict.fromkeys(rooms, spread.to_read(model) * 3 // 4)
         spread.settle(model, device.pick(BOTH), spread.to_read(model))
         assert set(spread.shares(model)) == set(device.pick(BOTH))
         torch.testing.assert_close(predict(model, tokens, 2), alone, rtol=1e-5, atol=1e-5)
+        for mine, theirs in zip(fisher_of(model, tokens), fisher, strict=True):
+            torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-3, atol=1e-5 * float(theirs.max()))
         spread.gather(model)
     save(model, checkpoint.tokenizer, tmp_path / "out")
     assert torch.equal(predict(model, tokens, 2), alone)
