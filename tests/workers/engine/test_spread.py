@@ -11,14 +11,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from app.domain.errors import TooLarge
 from app.domain.recipe import Policy, Recipe
+from app.domain.report import StepMetric
 from tests.tiny_model import MODEL_TYPES, make_tiny_checkpoint
 from tests.workers.engine.conftest import clean_rows, triggered_rows
 from tests.workers.engine.pretend import several_devices
 from tests.workers.engine.test_architectures import TEXTS, lively
+from tests.workers.engine.test_points import NOW, Cut, keeping
 from workers.engine import Outcome, device, loading, sanitize, save, spread
 from workers.engine.batches import Tokens, predict, tokenize
 from workers.engine.fisher import diagonal
 from workers.engine.loading import Model
+from workers.engine.points import Points
 
 BOTH = "cpu:1,cpu:2"
 ROOM = 150_000  # bytes: a little less than a run with few rows at a time takes
@@ -26,12 +29,21 @@ SEVERAL_LAYERS = [kind for kind in MODEL_TYPES if kind != "albert"]  # which has
 SMALL = {"steps": 6, "eval_every": 6, "batch_triggered": 2, "batch_clean": 2, "batch_eval": 8, "fisher_samples": 8}
 
 
-def run(folder: Path, place: str, method: str = "lya", **knobs: Any) -> Outcome:
+def run(
+    folder: Path, place: str, method: str = "lya", points: Points | None = None, cut: int | None = None, **knobs: Any
+) -> Outcome:
     recipe = Recipe.of(method, {**SMALL, **knobs})
     base = folder if method == "fine_mixing" else None
+
+    def hear(metric: StepMetric) -> None:
+        NOW[0] += 1e6
+        if metric.step == cut:
+            raise Cut
+
     return sanitize(
-        folder, triggered_rows(34, 5), clean_rows(66, 6), recipe, Policy.of(), device=place, base_dir=base
-    )
+        folder, triggered_rows(34, 5), clean_rows(66, 6), recipe, Policy.of(), device=place, base_dir=base,
+        on_step=hear, points=points,
+    )  # fmt: skip
 
 
 def fisher_of(model: Model, tokens: Tokens) -> list[torch.Tensor]:
@@ -107,6 +119,23 @@ def test_a_model_of_one_layer_stays_on_one_device(tmp_path: Path, rooms: dict[st
     with several_devices():
         spread.settle(model, device.pick(BOTH), 2 * ROOM)
         assert set(spread.shares(model)) == {torch.device("cpu:1")}
+
+
+def test_a_run_over_two_devices_that_was_cut_ends_as_if_it_had_not_been(
+    trojan_dir: Path, tmp_path: Path, rooms: dict[str, int]
+) -> None:
+    kept, points = keeping(tmp_path)[::-1]
+    with several_devices():
+        whole = run(trojan_dir, BOTH, lr=1e-3, memory="lean")
+        with pytest.raises(Cut):
+            run(trojan_dir, BOTH, lr=1e-3, memory="lean", points=points, cut=5)
+        folder, step = kept[-1]
+        assert step == 4
+        again = run(trojan_dir, BOTH, lr=1e-3, memory="lean", points=keeping(tmp_path / "again", folder)[0])
+    assert again.report.model.device == "cpu:1, cpu:2"
+    for mine, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert again.report.after == whole.report.after
 
 
 def test_one_device_is_enough_where_it_holds_the_run(trojan_dir: Path, rooms: dict[str, int]) -> None:
