@@ -28,12 +28,12 @@ def bounded(loss: float, parameters: Iterable[Tensor], most: float) -> bool:
 
 def norm(values: list[Tensor]) -> float:
     """The Euclidean norm over all tensors together."""
-    return together(torch._foreach_norm(values))
+    return float(stacked(torch._foreach_norm(values)).norm())
 
 
-def together(norms: Sequence[Tensor]) -> float:
-    """The norm over tensors that have these norms, on whichever devices."""
-    return float(torch.stack([norm.to(norms[0].device) for norm in norms]).double().norm())
+def stacked(figures: Sequence[Tensor]) -> Tensor:
+    """Single numbers from whichever devices, float64 [n] on that of the first."""
+    return torch.stack([figure.to(figures[0].device) for figure in figures]).double()
 
 
 def restore(parameters: list[Tensor], state: list[Tensor]) -> None:

@@ -171,8 +171,7 @@ def add_pull(parameters: list[Tensor], anchor: Anchor) -> Pull:
                 pull = torch._foreach_mul(moved, weight)
                 energies += [torch.dot(*map(torch.flatten, both)) for both in zip(moved, pull, strict=True)]
                 torch._foreach_add_(gradient, pull)
-    energy = torch.stack([each.to(energies[0].device) for each in energies]).double().sum()
-    return Pull(0.5 * float(energy), guards.together(norms))
+    return Pull(0.5 * float(guards.stacked(energies).sum()), float(guards.stacked(norms).norm()))
 
 
 def distance(parameters: list[Tensor], anchor: Anchor) -> float:
@@ -182,7 +181,7 @@ def distance(parameters: list[Tensor], anchor: Anchor) -> float:
         for some in _stretches(parameters, STRETCH):
             for now, start in _portions(parameters[some], anchor.start[some]):
                 norms += torch._foreach_norm(torch._foreach_sub(now, start))
-    return guards.together(norms)
+    return float(guards.stacked(norms).norm())
 
 
 def _stretches(tensors: list[Tensor], most: int) -> Iterator[slice]:

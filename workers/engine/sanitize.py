@@ -140,7 +140,7 @@ def sanitize(
             control = _control(bench, parts, recipe, control_dir, places) if control_dir is not None else None
             whole = _reduced(bench, recipe)
             others = [*(mixed_in or ()), *(control.checkpoint.model.parameters() if control else ())]
-            planned = _planned(bench, whole, recipe, places, [each for each in others if each is not None])
+            planned = _planned(bench, whole, recipe, places, others)
         points = points or Points()
         points.open(_run_named(bench, parts, recipe, seed), lya.trainable(bench.checkpoint.model))
         generator = torch.Generator().manual_seed(seed)
@@ -224,13 +224,13 @@ def _reduced(bench: Bench, recipe: Recipe) -> Whole:
 
 
 def _planned(
-    bench: Bench, whole: Whole, recipe: Recipe, places: Sequence[torch.device], beside: Sequence[Tensor]
+    bench: Bench, whole: Whole, recipe: Recipe, places: Sequence[torch.device], others: Sequence[Tensor | None]
 ) -> Plan:
-    """What the run will take, with the model where that fits; `beside`: the weights of other models. Raises TooLarge
+    """What the run will take, with the model where that fits; `others`: the weights of other models. Raises TooLarge
     where it cannot fit.
     """
     page, model = bench.unlearn.page, bench.checkpoint.model
-    beside = [each for each in beside if each.device.type == model.device.type]
+    beside = [each for each in others if each is not None and each.device.type == model.device.type]
     planned = memory.plan(model, (page.triggered, page.twins, page.clean), recipe, whole.left, beside)
     spread.settle(model, places, planned.total)
     memory.check(planned, spread.shares(model), recipe)

@@ -7,7 +7,7 @@ what comes out is on the first device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -28,13 +28,16 @@ def settle(model: Model, places: Sequence[torch.device], needed: int) -> None:
     """Move a model to the first of the places; where that cannot hold the `needed` bytes, over as many as it takes,
     or over all where they are too few (memory.check tells). It never goes to fewer than it lies on.
     """
-    lies, rooms = _bytes(model), list[int]()
+    if len(places) == 1:
+        model.to(places[0])
+        return
+    lies, rooms, laid = _bytes(model), list[int](), dict[str, int]()
     least = max(1, sum(place in lies for place in places))
     for place in places:  # one after the other: to ask a GPU takes memory there
         rooms.append(devices.room(place, lies.get(place, 0)))
-        if len(rooms) >= least and _fits(model, rooms, needed):
+        laid = layout(model, rooms)
+        if len(rooms) >= least and _fits(model, laid, rooms, needed):
             break
-    laid = layout(model, rooms)
     if len(set(laid.values())) == 1:
         model.to(places[0])
     elif len(rooms) > least:
@@ -69,10 +72,10 @@ def shares(model: Model) -> dict[torch.device, float]:
     return {place: size / sum(lies.values()) for place, size in lies.items()}
 
 
-def _fits(model: Model, rooms: Sequence[int], needed: int) -> bool:
+def _fits(model: Model, laid: Mapping[str, int], rooms: Sequence[int], needed: int) -> bool:
     """Whether each of the devices holds its part of the needed bytes."""
     parts = [0] * len(rooms)
-    for name, place in layout(model, rooms).items():
+    for name, place in laid.items():
         parts[place] += _size(model.get_submodule(name))
     return all(part / max(1, sum(parts)) * needed <= room for part, room in zip(parts, rooms, strict=True))
 

@@ -96,7 +96,7 @@ def _work_out(call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
         plain.pop("device", None)  # a copy in any case
     args_inside, plain = tree_map(_inside, (tuple(args), plain))
     found = call(*args_inside, **plain)
-    if str(call).startswith("aten._foreach"):
+    if _is_foreach(call):
         return found if found is None else [_beside(one, other) for one, other in zip(found, args[0], strict=True)]
     if call is ATEN.copy_.default:
         return args[0]
@@ -116,8 +116,11 @@ def _check_places(call: Callable[..., Any], tensors: Sequence[Tensor]) -> None:
 
 
 def _is_apart(call: Any) -> bool:
-    name = call.overloadpacket.__name__
-    return name in APART or name.startswith("_foreach")
+    return call.overloadpacket.__name__ in APART or _is_foreach(call)
+
+
+def _is_foreach(call: Any) -> bool:
+    return bool(call.overloadpacket.__name__.startswith("_foreach"))
 
 
 def _inside(value: Any) -> Any:
