@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workers.engine.batches import Tokens, by_length, forward
+from workers.engine.batches import Tokens, by_length, forward, predict
 from workers.engine.loading import Model
 from workers.engine.squares import SquareHooks
 
@@ -147,6 +147,17 @@ def _accumulate(model: Model, tokens: Tokens, draw: Draw, batch: int, totals: _T
 
     Weights below float32's range against the largest are lost: they are rounding noise in the sum.
     """
+    if totals.fast():
+        reference = _hooked(model, tokens, draw, batch, totals)
+    else:
+        reference = float(directions(predict(model, tokens, batch), draw)[1].max())
+    if totals.slow and reference:
+        _loop(model, tokens, draw, totals, reference)
+    return reference
+
+
+def _hooked(model: Model, tokens: Tokens, draw: Draw, batch: int, totals: _Totals) -> float:
+    """The fast path: batches, and hooks that take their gradients apart by sample."""
     reference = 0.0
     with SquareHooks(model, totals.fast()) as hooks:
         for rows in by_length(tokens, batch):
@@ -161,8 +172,6 @@ def _accumulate(model: Model, tokens: Tokens, draw: Draw, batch: int, totals: _T
             reference = largest
             scaled = unit * (weight / reference).sqrt()[:, None]
             torch.autograd.backward(logits, scaled.to(logits))
-    if totals.slow and reference:
-        _loop(model, tokens, draw, totals, reference)
     return reference
 
 

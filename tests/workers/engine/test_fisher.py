@@ -128,6 +128,26 @@ def test_an_unknown_module_takes_the_slow_path_and_is_exact(tmp_path: Path) -> N
     assert found.slow == ("bert.embeddings.dropout.factor",)
 
 
+class Fussy(Scale):
+    """One that the hooks disturb: it does not run with frozen weights."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if not self.factor.requires_grad:
+            raise RuntimeError("frozen")
+        return super().forward(hidden)
+
+
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2"])
+def test_where_the_hooks_disturb_the_model_everything_is_slow_and_exact(tmp_path: Path, kind: str) -> None:
+    checkpoint = checkpoint_of(tmp_path, kind)
+    model = checkpoint.model
+    getattr(model, model.base_model_prefix).embeddings.dropout = Fussy()
+    tokens = tokenize(checkpoint, TEXTS, 64)
+    found = diagonal(model, tokens, None, 4, torch.Generator().manual_seed(0))
+    check(found, oracle(checkpoint, tokens, lambda row, p: p))
+    assert len(found.slow) == len(list(model.parameters()))
+
+
 class Faint(Scale):
     """One whose gradients are so small that they could pass for rounding."""
 
