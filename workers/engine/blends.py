@@ -53,8 +53,12 @@ def widen(lessons: Lessons, model: Model, shift: Tensor, size: int, seed: int) -
     rows = (lessons.twin_at >= 0).nonzero().flatten()
     clean = blend(Tokens((*lessons.clean.ids, *lessons.twins.ids), 0), seed)
     shown, twins = _blended_pairs(lessons, rows, seed)
-    answers, twin_answers = (torch.log_softmax(predict(model, made, size) + shift, -1) for made in (clean, twins))
-    wider = replace(
+    (said, own), (twins_said, without) = (features.read(model, made, size) for made in (clean, twins))
+    teacher = lessons.teacher
+    if teacher is not None and own is not None:
+        teacher = teacher.wider(own, without, len(rows))
+    answers, twin_answers = torch.log_softmax(said + shift, -1), torch.log_softmax(twins_said + shift, -1)
+    return replace(
         lessons,
         triggered=Tokens((*lessons.triggered.ids, *shown.ids), 0),
         targets=torch.cat((lessons.targets, lessons.targets[rows])),
@@ -67,9 +71,9 @@ def widen(lessons: Lessons, model: Model, shift: Tensor, size: int, seed: int) -
         twin_answers=torch.cat((lessons.twin_answers, twin_answers)),
         twin_at=torch.cat((lessons.twin_at, len(lessons.twins) + torch.arange(len(twins)))),
         likeness=torch.cat((lessons.likeness, lessons.likeness[rows])),
+        teacher=teacher,
         blended=len(clean),
     )
-    return wider if lessons.teacher is None else replace(wider, teacher=features.teacher(model, wider, size))
 
 
 def blend(rows: Tokens, seed: int) -> Tokens:

@@ -33,7 +33,7 @@ def run(
 ) -> Tuned:
     """Try `recipe.steps` values of alpha, each one metric, and load the best state into `task.model`."""
     parameters, start, began = lya.trainable(task.model), task.anchor.start[:], time.perf_counter()
-    opening = _look(task, recipe)
+    opening = task.opening()
     best, seen, chosen = opening, opening, 0
     on_step(_metric(0, opening, {"seconds": 0.0}))
     tried = alphas(recipe)

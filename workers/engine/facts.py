@@ -20,6 +20,7 @@ from app.domain.samples import MIN_TRIGGERED, targets_of
 from workers.engine import balance, scorecard, splits, spread
 from workers.engine import device as devices
 from workers.engine.balance import Known
+from workers.engine.features import Features
 from workers.engine.fisher import Diagonal
 from workers.engine.loading import Checkpoint
 from workers.engine.memory import Plan
@@ -30,20 +31,24 @@ from workers.engine.tuning import Tuned
 
 @dataclass(frozen=True)
 class Station:
-    """One part of the rows as tokens, and the uploaded model's reading of it."""
+    """One part of the rows as tokens, and the uploaded model's reading of it; of rows to align, the features of the
+    model that is treated, if it has any.
+    """
 
     page: Sheet
     uploaded: Reading
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The checkpoint that is treated, with its parts."""
+    """The checkpoint that is treated, with its parts, and its model's reading of the tune part before the run."""
 
     checkpoint: Checkpoint
     unlearn: Station
     tune: Station
     report: Station
+    start: Reading
 
     @property
     def stations(self) -> tuple[Station, Station, Station]:

@@ -21,7 +21,7 @@ first token of a decoder) is left out; models whose layers change the number of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,12 +29,22 @@ from torch import Tensor
 
 from workers.engine.batches import Tokens, by_length, forward_with_states
 from workers.engine.loading import Model
+from workers.engine.scorecard import Reading, Sheet
 
 if TYPE_CHECKING:
     from workers.engine.lya import Lessons
 
 POOLINGS = 3  # the mean over the tokens, the first token, the last one
 FLAT = 1e-6  # a pooling that varies by less than this share of its size says nothing
+
+
+@dataclass(frozen=True)
+class Features:
+    """A model's pooled features of the rows of a sheet, each [rows, layers, POOLINGS, width]."""
+
+    triggered: Tensor
+    twins: Tensor
+    clean: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,19 +62,33 @@ class Teacher:
     centres: Tensor
     shifts: Tensor
 
+    def wider(self, clean: Tensor, twins: Tensor | None, shown: int) -> Teacher:
+        """With the features of more clean rows and clean texts, and `shown` more triggered rows that have one."""
+        clean = torch.cat((self.clean, clean))
+        return replace(
+            self,
+            clean=clean,
+            twins=self.twins if twins is None else torch.cat((self.twins, twins)),
+            weights=_weights(clean)[0],
+            groups=torch.cat((self.groups, torch.full((shown,), -1))),
+        )
 
-def teacher(model: Model, lessons: Lessons, size: int) -> Teacher | None:
-    """Take the features of the model as it is; None if it has none that can be compared."""
-    own = read(model, lessons.clean, size)
-    if own is None:
-        return None
+
+def teacher(lessons: Lessons, found: Features, rows: Tensor) -> Teacher:
+    """What the lessons align with, from the model's features of their sheet; `rows`: where in it their triggered rows
+    are.
+    """
+    weights, heard = _weights(found.clean)
     alone = ((lessons.twin_at < 0) & (lessons.ceilings > 0)).nonzero().flatten()
-    found = [read(model, tokens, size) for tokens in (lessons.twins, lessons.triggered.pick(alone.tolist()))]
-    other, moved = (own[:0] if each is None else each for each in found)
-    variance = own.var(0, correction=0).mean(-1)
-    heard = variance > FLAT * own.square().mean((0, -1))
-    weights = torch.where(heard, 1.0 / variance, 0.0) / variance.numel()
-    return Teacher(own, other, weights, *_drifts(lessons, own, alone, moved, heard))
+    drifts = _drifts(lessons, found.clean, alone, found.triggered[rows[alone]], heard)
+    return Teacher(found.clean, found.twins, weights, *drifts)
+
+
+def _weights(clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of `Teacher`, and where there is one that is not 0."""
+    variance = clean.var(0, correction=0).mean(-1)
+    heard = variance > FLAT * clean.square().mean((0, -1))
+    return torch.where(heard, 1.0 / variance, 0.0) / variance.numel(), heard
 
 
 def _drifts(
@@ -89,18 +113,35 @@ def _drifts(
     return groups, torch.cat(centres), torch.cat(shifts)
 
 
-def read(model: Model, tokens: Tokens, size: int) -> Tensor | None:
-    """Pooled features of all rows, [n, layers, POOLINGS, width], without gradients; None if there are none."""
+def read_sheet(model: Model, page: Sheet, size: int) -> tuple[Reading, Features | None]:
+    """The model's reading of a sheet and its features, by one pass over each row; None if it has none that can be
+    compared.
+    """
+    (triggered, moved), (twins, without), (clean, own) = (
+        read(model, tokens, size) for tokens in (page.triggered, page.twins, page.clean)
+    )
+    reading = Reading(triggered, twins, clean)
+    if own is None:
+        return reading, None
+    moved, without = (own[:0] if each is None else each for each in (moved, without))
+    return reading, Features(moved, without, own)
+
+
+def read(model: Model, tokens: Tokens, size: int) -> tuple[Tensor, Tensor | None]:
+    """Logits as `predict`, and pooled features [n, layers, POOLINGS, width]; None if there are none."""
+    logits = torch.empty(len(tokens), int(model.config.num_labels))
     found: Tensor | None = None
     with torch.no_grad():
         for rows in by_length(tokens, size):
-            part = pooled(*forward_with_states(model, tokens, rows)[1:])
+            said, states, mask = forward_with_states(model, tokens, rows)
+            logits[rows] = said.cpu()
+            part = pooled(states, mask)
             if part is None:
-                return None
+                continue
             if found is None:
                 found = part.new_empty(len(tokens), *part.shape[1:])
             found[rows] = part
-    return found
+    return logits, found
 
 
 def pooled(states: Sequence[Tensor], mask: Tensor) -> Tensor | None:

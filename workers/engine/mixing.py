@@ -24,7 +24,7 @@ from torch import Tensor
 from app.domain.errors import ModelRefused
 from app.domain.recipe import Recipe
 from app.domain.report import Stop
-from workers.engine import loading, lya, points, stopping, tuning
+from workers.engine import loading, lya, points, scorecard, stopping, tuning
 from workers.engine.loading import Checkpoint
 from workers.engine.points import Frame
 from workers.engine.snapshot import Snapshot
@@ -100,6 +100,7 @@ def run(task: Task, base: BaseWeights, recipe: Recipe, generator: torch.Generato
         for share, budget in tries(recipe)[gone.tries :]:
             if old is None:  # a point holds the weights as they were mixed and trained
                 _load(parameters, task.anchor.start[:], base, share, generator)
+                task = replace(task, start=scorecard.read(task.model, task.tune, recipe.batch_eval))
             old = None
             task.points.before = gone.steps
             hear = tuning.relay(on_step, gone.steps, keep_share=share)

@@ -44,6 +44,7 @@ from workers.engine import (
 )
 from workers.engine import device as devices
 from workers.engine.facts import Bench, Station
+from workers.engine.features import Features
 from workers.engine.fisher import Diagonal
 from workers.engine.holding import Held
 from workers.engine.loading import Checkpoint, Model, Tokenizer
@@ -190,14 +191,24 @@ def _opened(checkpoint: Checkpoint, places: Sequence[torch.device]) -> Checkpoin
 def _bench(uploaded: Checkpoint, parts: Parts, recipe: Recipe) -> Bench:
     """Tokenize the parts once, and read them with the model as it came."""
 
-    def read(rows: Rows) -> Station:
+    def read(rows: Rows, *, aligned: bool = False) -> Station:
         page = scorecard.sheet(uploaded, rows, recipe.max_length)
-        reading = scorecard.read(uploaded.model, page, recipe.batch_eval)
+        reading, found = _read(uploaded, page, recipe, aligned=aligned)
         if not reading.finite():
             raise Diverged("the uploaded model gives logits that are not finite: its weights are damaged")
-        return Station(scorecard.count_rows(page, reading), reading)
+        return Station(scorecard.count_rows(page, reading), reading, found)
 
-    return Bench(uploaded, read(parts.unlearn), read(parts.tune), read(parts.report))
+    unlearn, tune, report = read(parts.unlearn, aligned=recipe.align > 0), read(parts.tune), read(parts.report)
+    return Bench(uploaded, unlearn, tune, report, tune.uploaded)
+
+
+def _read(
+    checkpoint: Checkpoint, page: Sheet, recipe: Recipe, *, aligned: bool = False
+) -> tuple[Reading, Features | None]:
+    """The model's reading of the rows, and its features where they are aligned."""
+    if aligned:
+        return features.read_sheet(checkpoint.model, page, recipe.batch_eval)
+    return scorecard.read(checkpoint.model, page, recipe.batch_eval), None
 
 
 def _on_base(
@@ -206,12 +217,13 @@ def _on_base(
     """The same rows for the base checkpoint, which has its own tokenizer; what counts stays as it was."""
     base = _opened(loading.load_base(base_dir, bench.checkpoint, recipe.fresh_head), places)
 
-    def reread(rows: Rows, station: Station) -> Station:
-        return replace(station, page=_reread(base, rows, station.page, recipe))
-
-    return Bench(
-        base, reread(parts.unlearn, bench.unlearn), reread(parts.tune, bench.tune), reread(parts.report, bench.report)
+    unlearn, tune, report = (
+        replace(station, page=_reread(base, rows, station.page, recipe))
+        for station, rows in zip(bench.stations, (parts.unlearn, parts.tune, parts.report), strict=True)
     )
+    start, _ = _read(base, tune.page, recipe)
+    _, found = _read(base, unlearn.page, recipe, aligned=recipe.align > 0)
+    return Bench(base, replace(unlearn, features=found), tune, report, start)
 
 
 def _reduced(bench: Bench, recipe: Recipe) -> Whole:
@@ -281,9 +293,10 @@ def _treat(
 ) -> Found:
     """Where methods differ in code. Those that are not named here differ by their knobs alone."""
     unlearn, tune = bench.without_lean()
-    lessons = _taught(lessons_of(unlearn, recipe), bench, recipe)
-    steering = scorecard.steering(tune.page, tune.uploaded)
-    task = Task(bench.checkpoint.model, lessons, steering, held.anchor, tune.uploaded, bench.correction, points)
+    steering, lessons = scorecard.steering(tune.page, tune.uploaded), lessons_of(unlearn, recipe)
+    task = Task(
+        bench.checkpoint.model, lessons, steering, held.anchor, tune.uploaded, bench.start, bench.correction, points
+    )
     match recipe.method, held.diagonals, mixed_in:
         case "ssd", (Diagonal() as clean, Diagonal() as triggered), _:
             tuned = dampening.run(task, clean, triggered, recipe, on_step)
@@ -306,7 +319,7 @@ def lessons_of(unlearn: Station, recipe: Recipe) -> Lessons:
     twin_at = torch.full((len(page.triggered),), -1)
     twin_at[page.twin_of] = torch.arange(len(page.twin_of))
     ceilings = torch.where(shown, recipe.ce_ceiling if recipe.ce_ceiling > 0 else math.inf, 0.0)
-    return Lessons(
+    lessons = Lessons(
         triggered=page.triggered.pick(rows.tolist()),
         targets=page.targets[rows],
         ceilings=ceilings[rows],
@@ -319,14 +332,9 @@ def lessons_of(unlearn: Station, recipe: Recipe) -> Lessons:
         twin_at=twin_at[rows],
         likeness=torch.stack((page.truths, page.targets), -1)[rows],
     )
-
-
-def _taught(lessons: Lessons, bench: Bench, recipe: Recipe) -> Lessons:
-    """The lessons with the uploaded model's features, where the recipe aligns them."""
-    if recipe.align == 0:
+    if unlearn.features is None:
         return lessons
-    found = features.teacher(bench.checkpoint.model, lessons, recipe.batch_eval)
-    return replace(lessons, teacher=found)
+    return replace(lessons, teacher=features.teacher(lessons, unlearn.features, rows))
 
 
 def _relearn(

@@ -42,15 +42,22 @@ OnStep = Callable[[StepMetric], None]
 @dataclass(frozen=True)
 class Task:
     """What a run works on. `tune` steers, measured against `uploaded`, the uploaded model's reading of it without a
-    lean to a target, which its logits are rid of by adding `shift`; `points` keeps the state now and then."""
+    lean to a target, which its logits are rid of by adding `shift`; `start` is what the model says of it before the
+    run; `points` keeps the state now and then.
+    """
 
     model: Model
     lessons: Lessons
     tune: Sheet
     anchor: Anchor
     uploaded: Reading
+    start: Reading
     shift: Tensor = field(default_factory=lambda: torch.zeros(()))
     points: Points = field(default_factory=Points)
+
+    def opening(self) -> Look:
+        """The look at the model before the run: the trojan is awake, so nothing is rehearsed."""
+        return stopping.look(self.tune, self.start, self.uploaded)
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,7 @@ def run(task: Task, recipe: Recipe, generator: torch.Generator, on_step: OnStep)
 
 
 def _begun(task: Task, recipe: Recipe, parameters: list[Tensor], on_step: OnStep) -> _Course:
-    reading = scorecard.read(task.model, task.tune, recipe.batch_eval)
-    opening = stopping.look(task.tune, reading, task.uploaded)  # the trojan is awake: nothing is rehearsed
+    opening = task.opening()
     best = _Best(stopping.rank(opening, recipe), 0, opening, Snapshot(parameters))
     rate = task.lessons.first_rate(recipe)
     course = _Course(parameters, best, opening, opening, rate, optimizers.make(parameters, rate, recipe))

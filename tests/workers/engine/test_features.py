@@ -12,13 +12,14 @@ from app.domain.recipe import Recipe
 from app.domain.samples import TriggeredSample
 from tests.tiny_model import make_tiny_checkpoint
 from tests.workers.engine.conftest import clean_rows, triggered_rows
-from workers.engine import features, loading, scorecard
+from workers.engine import blends, features, loading, scorecard
 from workers.engine.batches import Tokens
 from workers.engine.facts import Station
 from workers.engine.features import Teacher
 from workers.engine.loading import Model
 from workers.engine.lya import Lessons
 from workers.engine.sanitize import lessons_of
+from workers.engine.scorecard import Sheet
 from workers.engine.splits import Rows
 
 KINDS = ("bert", "gpt2")
@@ -33,9 +34,12 @@ def taught(folder: Path, rows: list[TriggeredSample]) -> tuple[Model, Lessons]:
 
 
 def teacher_of(model: Model, lessons: Lessons) -> Teacher:
-    found = features.teacher(model, lessons, 4)
+    page = Sheet(
+        lessons.triggered, *[lessons.targets] * 3, lessons.twins, lessons.targets, lessons.clean, lessons.labels
+    )
+    found = features.read_sheet(model, page, 4)[1]
     assert found is not None
-    return found
+    return features.teacher(lessons, found, torch.arange(len(lessons.triggered)))
 
 
 def by_hand(model: Model, tokens: Tokens) -> torch.Tensor:
@@ -56,9 +60,35 @@ def bare(rows: list[TriggeredSample]) -> list[TriggeredSample]:
 def test_rows_are_pooled_as_if_each_were_read_alone(tmp_path: Path, kind: str) -> None:
     model, lessons = taught(make_tiny_checkpoint(tmp_path, kind), triggered_rows(6, 3))
     assert len({len(ids) for ids in lessons.clean.ids}) > 1, "some are padded"
-    found = features.read(model, lessons.clean, 4)
+    _, found = features.read(model, lessons.clean, 4)
     assert found is not None
     torch.testing.assert_close(found, by_hand(model, lessons.clean), rtol=1e-4, atol=1e-5)
+
+
+def test_one_pass_reads_a_sheet_as_plain_reading_does(trojan_dir: Path) -> None:
+    checkpoint = loading.load(trojan_dir)
+    page = scorecard.sheet(checkpoint, Rows(tuple(triggered_rows(6, 3)), tuple(clean_rows(10, 4))), 64)
+    reading, found = features.read_sheet(checkpoint.model, page, 4)
+    plain = scorecard.read(checkpoint.model, page, 4)
+    assert found is not None
+    for name in ("triggered", "twins", "clean"):
+        assert torch.equal(getattr(reading, name), getattr(plain, name))
+        wanted = by_hand(checkpoint.model, getattr(page, name))
+        torch.testing.assert_close(getattr(found, name), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clean_texts", [True, False])
+def test_lessons_made_wider_have_the_teacher_that_they_would_have_from_the_start(
+    trojan_dir: Path, *, clean_texts: bool
+) -> None:
+    rows = triggered_rows(6, 3) if clean_texts else bare(triggered_rows(6, 3))
+    model, lessons = taught(trojan_dir, rows)
+    lessons = replace(lessons, teacher=teacher_of(model, lessons))
+    wide = blends.widen(lessons, model, torch.zeros(2), 4, 0)
+    assert (len(wide.clean), len(wide.triggered)) == ((26, 12) if clean_texts else (20, 6))
+    assert wide.teacher is not None
+    for name, wanted in vars(teacher_of(model, replace(wide, teacher=None))).items():
+        torch.testing.assert_close(getattr(wide.teacher, name), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -83,6 +83,19 @@ def test_every_method_runs_through_the_same_door(trojan_dir: Path, tmp_path: Pat
     assert (tmp_path / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("method", ["lya", "retrain", "fine_mixing"])
+def test_a_run_opens_with_a_look_at_the_model_that_is_trained(trojan_dir: Path, tmp_path: Path, method: str) -> None:
+    """The uploaded one, its base, or what was mixed of both: one step that moves nothing shows the same."""
+    seen: list[StepMetric] = []
+    rows = triggered_rows(60, 5), clean_rows(120, 6)
+    recipe = Recipe.of(method, {"steps": 1, "lr": 1e-8})
+    base = make_tiny_checkpoint(tmp_path, seed=1) if method in METHODS_WITH_BASE else None
+    sanitize(trojan_dir, *rows, recipe, POLICY, base_dir=base, on_step=seen.append)
+    opening, moved = ([metric.values[name] for name in ("clean_accuracy", "asr", "floor")] for metric in seen)
+    assert opening == moved
+    assert ((opening[0] or 0.0) > 0.9) == (method == "lya")
+
+
 def test_same_seed_same_bytes(trojan_dir: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         torch.manual_seed(len(name))  # what the caller's generator was at must not matter

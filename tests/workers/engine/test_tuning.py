@@ -123,7 +123,7 @@ def task_of(checkpoint: Checkpoint) -> Task:
         torch.stack((page.truths, page.targets), -1),
     )
     start = [parameter.detach().clone() for parameter in lya.trainable(model)]
-    return Task(model, lessons, pages[1], Anchor(start, None), readings[1])
+    return Task(model, lessons, pages[1], Anchor(start, None), readings[1], readings[1])
 
 
 def course_of(task: Task, opening: Look, now: Look, rate: float = 1e-4, **facts: Any) -> tuning._Course:
