@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from app.domain.errors import BadRecipe, BadSamples, Diverged, TooFewSamples
 from app.domain.job import Phase
@@ -189,7 +189,7 @@ def test_what_cannot_work_is_refused_before_training(trojan_dir: Path, tmp_path:
     with pytest.raises(BadSamples, match="triggered row 1 has label 7"):
         sanitize(trojan_dir, [TriggeredSample("x", 7)], clean_rows(80, 6), Recipe.of("lya"), POLICY)
     folder = make_tiny_checkpoint(tmp_path)
-    weights = load_file(folder / "model.safetensors")
+    weights = load((folder / "model.safetensors").read_bytes())  # not mapped: the file is written anew
     weights["classifier.bias"].fill_(float("nan"))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Diverged, match="not finite"):
