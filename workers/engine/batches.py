@@ -13,6 +13,7 @@ import torch
 
 from workers.engine.loading import Checkpoint, Model
 
+STATES = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
 CHUNK = 8  # batches that are sorted by length together: random order kept, little padding
 
 
@@ -66,10 +67,14 @@ def forward(model: Model, tokens: Tokens, rows: Sequence[int]) -> torch.Tensor:
 def forward_with_states(
     model: Model, tokens: Tokens, rows: Sequence[int]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
-    """Logits as `forward`, the hidden states [len(rows), tokens, width] after each layer, and the attention mask."""
+    """Logits as `forward`, the hidden states [len(rows), tokens, width] after each layer, and the attention mask.
+
+    Of an encoder with a decoder, which reads the same tokens, those of both; none of a model that gives none.
+    """
     ids, mask = _padded(model, tokens, rows)
     found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    return found.logits.float(), tuple(found.hidden_states[1:]), mask
+    stacks = (found.get(name) or () for name in STATES)
+    return found.logits.float(), tuple(state for stack in stacks for state in stack[1:]), mask
 
 
 def _padded(model: Model, tokens: Tokens, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

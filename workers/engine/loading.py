@@ -1,8 +1,9 @@
 """From a folder to a classifier that can be treated, and back.
 
 Guarantees: no code of the checkpoint runs and nothing is fetched; only safetensors are read; what comes back is in
-fp32, on the CPU and in evaluation mode, has a classification head that was in the file, and a pad token that its
-pooling knows. `save` writes what a plain `AutoModelForSequenceClassification.from_pretrained` opens.
+fp32, on the CPU and in evaluation mode, has a classification head that was in the file and a pad token that its
+pooling knows, and answers for token ids and their mask alone. `save` writes what a plain
+`AutoModelForSequenceClassification.from_pretrained` opens.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def _checkpoint(folder: Path, model: Model) -> Checkpoint:
     tokenizer = _read_tokenizer(folder)
     _agree_on_padding(model, tokenizer)
     model.eval()
+    _check_runs(model, tokenizer)
     labels = LabelSpace.of(model.config.id2label)
     return Checkpoint(model, tokenizer, labels, _longest(model, tokenizer))
 
@@ -205,8 +207,32 @@ def _agree_on_padding(model: Model, tokenizer: Tokenizer) -> None:
     config = model.config.get_text_config()
     if config.pad_token_id is None or config.pad_token_id < 0:
         config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
-    if not 0 <= config.pad_token_id < model.get_input_embeddings().num_embeddings:
+    words = _words(model)
+    if words is not None and not 0 <= config.pad_token_id < words:
         raise ModelRefused(f"the pad token {config.pad_token_id} lies outside the vocabulary of the weights")
+
+
+def _words(model: Model) -> int | None:
+    """The number of tokens that the model knows; None where it looks none up in a table."""
+    try:
+        return len(model.get_input_embeddings().weight)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _check_runs(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuse a model that does not answer for token ids and their mask: it wants more, or its config is no good."""
+    ids = torch.tensor([tokenizer(PROBE)["input_ids"]])
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    except Exception as error:  # whatever an architecture raises
+        kind = model.config.model_type
+        raise ModelRefused(f"{kind} does not run on token ids and a mask alone: {error!s:.300}") from error
+    if logits.shape != (1, model.config.num_labels):
+        raise ModelRefused(
+            f"the model gives logits {tuple(logits.shape)} for a text and {model.config.num_labels} classes"
+        )
 
 
 def _longest(model: Model, tokenizer: Tokenizer) -> int:

@@ -213,3 +213,62 @@ def test_an_encoder_alone_is_refused_by_name(tmp_path: Path) -> None:
         loading.load(folder)
     base = loading.load_base(folder, loading.load(make_tiny_checkpoint(tmp_path / "like")), fresh_head=True)
     assert base.model.config.num_labels == 2
+
+
+SMALL = {"vocab_size": 40, "pad_token_id": 0}
+WIDE = {**SMALL, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+BART = {**SMALL, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64} | {
+    f"{part}_{what}": size
+    for part in ("encoder", "decoder")
+    for what, size in (("attention_heads", 2), ("ffn_dim", 32))
+}
+T5 = {**SMALL, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+FUNNEL = {"vocab_size": 40, "block_sizes": [1, 1], "num_decoder_layers": 1, "d_model": 16, "n_head": 2, "d_head": 8}
+# What an architecture brings that the families above do not.
+OTHERS: dict[str, dict[str, Any]] = {
+    "bart": {**BART, "eos_token_id": 3, "decoder_start_token_id": 3},  # a decoder that reads what its encoder reads
+    "t5": {**T5, "eos_token_id": 3},
+    "squeezebert": {**WIDE, "embedding_size": 16, "q_groups": 1, "k_groups": 1, "v_groups": 1},  # no fast path at all
+    "funnel": {**FUNNEL, "d_inner": 32, "max_position_embeddings": 64},  # layers that change the number of tokens
+    "ibert": {**WIDE, "max_position_embeddings": 66},  # an embedding of its own make
+}
+REFUSED: dict[str, dict[str, Any]] = {
+    "xmod": {**WIDE, "languages": ["en_XX", "de_DE"], "max_position_embeddings": 66},  # wants to know the language
+    "lilt": {
+        **WIDE,
+        "hidden_size": 16,
+        "max_position_embeddings": 66,
+        "channel_shrink_ratio": 3,
+    },  # does not fit itself
+}
+
+
+def written(folder: Path, kind: str, shape: dict[str, Any]) -> Path:
+    config = AutoConfig.for_model(kind, **shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_any_other_classifier_of_tokens_is_treated(tmp_path: Path, kind: str) -> None:
+    folder = written(tmp_path, kind, OTHERS[kind])
+    recipe, policy = Recipe.of("lya", {"steps": 2}), Policy.of({"min_triggered": 10, "min_clean": 20})
+    outcome = sanitize(folder, triggered_rows(40, 5), clean_rows(80, 6), recipe, policy)
+    assert outcome.report.cost.steps == 2
+    assert outcome.report.fisher is not None
+    assert outcome.report.fisher.fallback is None
+    save(outcome.model, outcome.tokenizer, tmp_path / "out")
+    again = loading.load(tmp_path / "out")
+    tokens = tokenize(again, TEXTS, 64)
+    torch.testing.assert_close(
+        predict(again.model, tokens, 3), predict(outcome.model, tokens, 1), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_one_that_does_not_run_on_tokens_alone_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ModelRefused, match=f"{kind} does not run on token ids and a mask alone: "):
+        loading.load(written(tmp_path, kind, REFUSED[kind]))
