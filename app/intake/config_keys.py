@@ -75,12 +75,17 @@ def _rope(value: Any) -> bool:
     return isinstance(value, dict) and all(key in _ROPE and _ROPE[key](item) for key, item in value.items())
 
 
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def _ropes(value: Any) -> bool:
+    """One for all layers, or one for each type of layer."""
+    each = isinstance(value, dict) and all(key in _LAYER_TYPES and _rope(item) for key, item in value.items())
+    return each or _rope(value)
+
+
 def _layer_types(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= 512
-        and all(item in ("full_attention", "sliding_attention") for item in value)
-    )
+    return isinstance(value, list) and len(value) <= 512 and all(item in _LAYER_TYPES for item in value)
 
 
 LAYERS = 512
@@ -102,17 +107,21 @@ KEYS: Mapping[str, Check] = {
     "relative_attention_num_buckets": whole(1, 1 << 16),
     "type_vocab_size": whole(0, 1024),
     **dict.fromkeys(("hidden_act", "activation", "activation_function", "pooler_hidden_act"), _activation),
+    **dict.fromkeys(("hidden_activation", "classifier_activation"), _activation),
+    "classifier_pooling": choice("cls", "mean"),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"), _share),
     **dict.fromkeys(("qa_dropout", "seq_classif_dropout", "pooler_dropout", "cls_dropout"), maybe(_share)),
     **dict.fromkeys(("classifier_dropout", "classifier_dropout_prob", "summary_last_dropout"), maybe(_share)),
     **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"), _share),
-    **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"), number(1e-30, 1)),
-    "initializer_range": number(0, 10),
+    **dict.fromkeys(("embedding_dropout", "mlp_dropout"), _share),
+    **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps"), number(1e-30, 1)),
+    **dict.fromkeys(("initializer_range", "initializer_cutoff_factor"), number(0, 10)),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id"), _token),
     **dict.fromkeys(("sinusoidal_pos_embds", "tie_word_embeddings", "summary_use_proj"), _flag),
     **dict.fromkeys(("relative_attention", "position_biased_input", "share_att_key", "attention_bias"), _flag),
     **dict.fromkeys(("summary_proj_to_labels", "scale_attn_weights", "mlp_bias", "use_sliding_window"), _flag),
     **dict.fromkeys(("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "legacy"), _flag),
+    **dict.fromkeys(("norm_bias", "classifier_bias"), _flag),
     "summary_type": choice("last", "first", "mean", "cls_index"),
     "summary_activation": maybe(_activation),
     "position_embedding_type": choice("absolute"),
@@ -122,7 +131,10 @@ KEYS: Mapping[str, Check] = {
     "conv_act": _activation,
     "rope_theta": number(1, 1e9),
     "rope_scaling": maybe(_rope),
-    "rope_parameters": maybe(_rope),
+    "rope_parameters": maybe(_ropes),
+    **dict.fromkeys(("global_rope_theta", "local_rope_theta"), number(1, 1e9)),
+    "global_attn_every_n_layers": _layers,
+    "local_attention": _positions,
     "pretraining_tp": whole(1, 1),
     "sliding_window": maybe(_positions),
     "max_window_layers": whole(0, 512),
@@ -141,6 +153,7 @@ _DEBERTA = (
     f"{_ENCODER} relative_attention max_relative_positions position_biased_input pos_att_type pooler_dropout "
     "pooler_hidden_act pooler_hidden_size legacy cls_dropout"
 )
+_WINDOWS = "use_sliding_window sliding_window max_window_layers layer_types"
 _DECODER = (
     f"{_EVERY} hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
     "max_position_embeddings rms_norm_eps attention_dropout rope_theta rope_scaling rope_parameters head_dim"
@@ -190,7 +203,16 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "llama": _family("Llama", f"{_DECODER} attention_bias mlp_bias pretraining_tp"),
     "mistral": _family("Mistral", f"{_DECODER} sliding_window"),
-    "qwen2": _family("Qwen2", f"{_DECODER} use_sliding_window sliding_window max_window_layers layer_types"),
+    "qwen2": _family("Qwen2", f"{_DECODER} {_WINDOWS}"),
+    "qwen3": _family("Qwen3", f"{_DECODER} {_WINDOWS} attention_bias"),
+    "modernbert": _family(
+        "ModernBert",
+        f"{_EVERY} hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_activation norm_eps "
+        "norm_bias max_position_embeddings initializer_cutoff_factor cls_token_id sep_token_id attention_bias "
+        "attention_dropout layer_types rope_parameters global_rope_theta local_rope_theta local_attention "
+        "global_attn_every_n_layers embedding_dropout mlp_bias mlp_dropout classifier_pooling classifier_dropout "
+        "classifier_bias classifier_activation",
+    ),
 }
 
 # Keys of every config that say nothing about the classifier, or that Lethe sets itself. Left out without a word.
@@ -198,6 +220,7 @@ _SILENT = frozenset(
     {"model_type", "architectures", "id2label", "label2id", "num_labels", "transformers_version", "torch_dtype"}
     | {"dtype", "_name_or_path", "use_cache", "return_dict", "output_attentions", "output_hidden_states"}
     | {"is_encoder_decoder", "is_decoder", "add_cross_attention", "chunk_size_feed_forward"}
+    | {"decoder_bias", "sparse_prediction", "sparse_pred_ignore_index", "deterministic_flash_attn"}  # of other heads
     | {"gradient_checkpointing", "finetuning_task", "task_specific_params", "tie_weights_", "name_or_path"}
 )
 _CODE = frozenset({"auto_map", "custom_pipelines", "trust_remote_code", "use_kernels", "kernel_config"})
@@ -326,5 +349,5 @@ def largest_tables(config: Mapping[str, Any]) -> int:
 
 def _learned(config: Mapping[str, Any]) -> bool:
     """Whether positions are a table of weights: not in models that rotate or bias them instead."""
-    rotated = FAMILIES[config["model_type"]].keys & {"rope_theta", "relative_attention"}
+    rotated = FAMILIES[config["model_type"]].keys & {"rope_theta", "rope_parameters", "relative_attention"}
     return not rotated

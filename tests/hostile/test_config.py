@@ -90,6 +90,20 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "rope_scaling": {"rope_type": "linear", "short_factor": [1]}},
         "CF-VALUE",
     ),
+    "rope of a function for some layers": (
+        {"model_type": "modernbert", "architectures": ["ModernBertForSequenceClassification"],
+         "rope_parameters": {"full_attention": {"rope_type": "evil"}}},
+        "CF-VALUE",
+    ),
+    "rope for layers of no kind": (
+        {"model_type": "modernbert", "architectures": ["ModernBertForSequenceClassification"],
+         "rope_parameters": {"evil_attention": {"rope_type": "default"}}},
+        "CF-VALUE",
+    ),
+    "pooling of no kind": (
+        {"model_type": "modernbert", "architectures": ["ModernBertForSequenceClassification"], "classifier_pooling": "evil"},
+        "CF-VALUE",
+    ),
     "layer kinds by the thousand": (
         {"model_type": "qwen2", "architectures": ["Qwen2ForSequenceClassification"], "layer_types": ["full_attention"] * 1000},
         "CF-VALUE",

@@ -36,6 +36,8 @@ MORE: dict[str, dict[str, Any]] = {
                    "norm_rel_ebd": "layer_norm", "share_att_key": True, "pooler_hidden_size": 16},
     "mistral": {"num_key_value_heads": 1, "head_dim": 8},
     "qwen2": {"num_key_value_heads": 1, "vocab_size": 48},  # its tokenizer adds an end token
+    "qwen3": {"num_key_value_heads": 1, "vocab_size": 48, "head_dim": 8},
+    "modernbert": {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
 }  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def checkpoint(model_type: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tiny_tokenizer(decoder=model_type in ("mistral", "qwen2")).save_pretrained(folder)
+    tiny_tokenizer(decoder=model_type in ("mistral", "qwen2", "qwen3")).save_pretrained(folder)
     return folder
 
 

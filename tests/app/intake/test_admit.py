@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import struct
 import subprocess
 from collections.abc import Mapping
@@ -177,6 +178,12 @@ def test_every_family_takes_its_librarys_own_config(model_type: str) -> None:
     rebuilt = rebuild(raw)
     assert rebuilt.architecture == FAMILIES[model_type].architecture
     assert rebuilt.notes == ()
+
+
+def test_the_types_that_are_taken_are_named_to_users() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    told = page[page.index("of one of these types") :].partition("): ")[2].partition(". Weights")[0]
+    assert set(re.findall(r"`([^`]+)`", told)) == set(FAMILIES)
 
 
 TRAINED = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "rng_state_1.pth")
