@@ -17,9 +17,12 @@ from safetensors.torch import load, load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer, GPT2Tokenizer
 
 from app.domain.errors import ModelRefused
+from app.domain.recipe import Policy, Recipe
 from app.intake.admit import Admission, Order, admit
 from tests.tiny_model import SPECIALS, WORDS, make_tiny_checkpoint, tiny_tokenizer
+from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers.convert import TorchBench
+from workers.engine import sanitize, save
 
 TEXTS = ("a great film", "the plot is dull and cf", "an unknown word: 東京")
 SMALL = {
@@ -95,6 +98,16 @@ def test_the_rewritten_model_is_the_uploaded_one(model_type: str, tmp_path: Path
     torch.testing.assert_close(logits(out), logits(source), rtol=0, atol=1e-6)
     assert found.facts.parameters == sum(tensor.numel() for tensor in after.values())
     assert found.facts.model_type == model_type
+
+
+@pytest.mark.parametrize("model_type", MORE)
+def test_what_is_admitted_can_be_treated(model_type: str, tmp_path: Path) -> None:
+    out, _ = admitted(checkpoint(model_type, tmp_path / "source"), tmp_path)
+    recipe, policy = Recipe.of("lya", {"steps": 2}), Policy.of({"min_triggered": 10, "min_clean": 20})
+    outcome = sanitize(out, triggered_rows(40, 5), clean_rows(80, 6), recipe, policy)
+    save(outcome.model, outcome.tokenizer, tmp_path / "treated")
+    assert outcome.report.cost.steps == 2
+    assert torch.isfinite(logits(tmp_path / "treated")).all()
 
 
 def test_a_pickled_state_dict_is_converted(tmp_path: Path) -> None:
