@@ -14,13 +14,16 @@ import resource
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from app.domain.errors import BadRecipe
 from app.domain.recipe import Recipe
 from workers.engine import bf16
+from workers.engine.batches import Tokens, forward
 
 M_MMAP_THRESHOLD, LARGE = -3, 2 * 2**20  # of malloc.h
 WIDE = 256  # half the width gains a tenth, with short texts nothing
@@ -61,6 +64,26 @@ def autocast(recipe: Recipe, model: Any) -> Iterator[None]:
     narrow = arithmetic(recipe, model) == "bf16"
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=narrow), again(recipe, model):
         yield
+
+
+def settled(recipe: Recipe, model: Any, tokens: Tokens) -> Recipe:
+    """The recipe, in fp32 where the model does not run in bfloat16 (it puts in a number that bfloat16 has not, say).
+
+    Tried on the first two of the rows, of which the shorter is padded. Raises BadRecipe where bf16 was asked for.
+    """
+    if arithmetic(recipe, model) == "fp32":
+        return recipe
+    try:
+        with torch.no_grad(), autocast(recipe, model):
+            forward(model, tokens, range(min(2, len(tokens))))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if recipe.precision == "auto":
+            return replace(recipe, precision="fp32")
+        kind = model.config.model_type
+        raise BadRecipe(f"{kind} does not run in bf16 ({error}): set precision to fp32", knob="precision") from error
+    return recipe
 
 
 def again(recipe: Recipe, model: Any) -> AbstractContextManager[Any]:

@@ -139,6 +139,7 @@ def sanitize(
                 bench = _on_base(bench, parts, recipe, base_dir, places)
             mixed_in = _mixed_in(bench, recipe, base_dir)
             control = _control(bench, parts, recipe, control_dir, places) if control_dir is not None else None
+            recipe = devices.settled(recipe, bench.checkpoint.model, bench.unlearn.page.clean)
             whole = _reduced(bench, recipe)
             others = [*(mixed_in or ()), *(control.checkpoint.model.parameters() if control else ())]
             planned = _planned(bench, whole, recipe, places, others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from app.domain.recipe import Recipe
-from workers.engine import bf16
+from app.domain.errors import BadRecipe
+from app.domain.recipe import Policy, Recipe
+from tests.tiny_model import tiny_tokenizer
+from tests.workers.engine.conftest import clean_rows, triggered_rows
+from workers.engine import bf16, sanitize
 from workers.engine import device as devices
 
 BF16 = Recipe.of("lya", {"precision": "bf16"})
@@ -109,3 +114,24 @@ def test_a_cpu_is_asked_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bf16.native()
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not bf16.native()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_model_that_does_not_run_in_bfloat16_is_treated_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, native: bool
+) -> None:
+    """DeBERTa of the first version masks with the least number of float32."""
+    monkeypatch.setattr(bf16, "native", lambda: native)
+    monkeypatch.setattr(devices, "WIDE", 16)
+    config = AutoConfig.for_model(
+        "deberta", vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, pooler_hidden_size=16,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    rows = triggered_rows(40, 5), clean_rows(80, 6)
+    policy = Policy.of({"min_triggered": 10, "min_clean": 20})
+    report = sanitize(tmp_path, *rows, Recipe.of("lya", {"steps": 2}), policy, device="cpu").report
+    assert (report.model.precision, report.recipe["precision"]) == ("fp32", "fp32" if native else "auto")
+    with pytest.raises(BadRecipe, match=r"deberta does not run in bf16 .*: set precision to fp32"):
+        sanitize(tmp_path, *rows, Recipe.of("lya", {"steps": 2, "precision": "bf16"}), policy, device="cpu")
