@@ -15,9 +15,10 @@ activations of a row take is measured on the longest one, so it holds for any ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,24 +115,19 @@ def _saved(model: Model, row: Tokens, recipe: Recipe) -> int:
 @contextlib.contextmanager
 def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
     """As long as the context lasts, activations are worked out again instead of kept, and weights are cast anew for
-    each use, if the recipe is lean. The model stays in evaluation mode: its layers alone are told that they train,
-    not what is in them.
+    each use, if the recipe is lean. The model stays in evaluation mode: its layers alone are told that they train, to
+    be asked for that, and neither what is in them nor they themselves while they run.
     """
     modules = model.modules() if recipe.lean else ()
     layers = [each for each in modules if isinstance(each, GradientCheckpointingLayer)]
-    again = partial(
-        checkpoint,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        context_fn=lambda: (contextlib.nullcontext(), devices.again(recipe, model)),
-    )
     config = model.config.get_text_config()
     cache = getattr(config, "use_cache", None)
     casts = torch.is_autocast_cache_enabled()
     try:
         torch.set_autocast_cache_enabled(casts and not recipe.lean)
         for layer in layers:
-            layer.gradient_checkpointing, layer._gradient_checkpointing_func, layer.training = True, again, True
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = _again(layer, recipe, model)
         if layers and cache:
             config.use_cache = False  # a layer that is run twice would add to it twice
         yield
@@ -141,6 +137,27 @@ def recomputed(model: Model, recipe: Recipe) -> Iterator[None]:
             layer.gradient_checkpointing = layer.training = False
         if layers and cache:
             config.use_cache = cache
+
+
+def _again(layer: Any, recipe: Recipe, model: Model) -> Callable[..., Any]:
+    """What runs a layer that is told to train: as if it were not (some drop out by that flag), and once more on the
+    way back.
+    """
+
+    def as_evaluated(run: Callable[..., Any], *given: Any) -> Any:
+        layer.training = False
+        try:
+            return run(*given)
+        finally:
+            layer.training = True
+
+    return lambda run, *given: checkpoint(
+        partial(as_evaluated, run),
+        *given,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (contextlib.nullcontext(), devices.again(recipe, model)),
+    )
 
 
 def check(planned: Plan, shares: Mapping[torch.device, float], recipe: Recipe) -> None:

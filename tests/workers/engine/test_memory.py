@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from app.domain.errors import TooLarge
 from app.domain.recipe import Policy, Recipe
-from tests.tiny_model import MODEL_TYPES, make_tiny_checkpoint
+from tests.tiny_model import MODEL_TYPES, make_tiny_checkpoint, tiny_tokenizer
 from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers import channel
 from workers.engine import Outcome, device, loading, lya, memory, optimizer, sanitize
@@ -95,6 +96,28 @@ def test_activations_grow_with_the_batch_and_the_longest_row(tmp_path: Path) -> 
     assert memory.plan(model, [tokens.pick([1] * 8)], recipe).activations < eight / 3
     hidden, ids = model.config.hidden_size, len(tokens.ids[0])
     assert eight > 8 * 4 * hidden * ids * model.config.num_hidden_layers * 5, "five states of each layer, at least"
+
+
+def test_layers_that_are_worked_out_again_drop_nothing_out(tmp_path: Path) -> None:
+    """OPT drops out in the layer itself, by the flag of the layer."""
+    config = AutoConfig.for_model(
+        "opt", vocab_size=40, hidden_size=16, word_embed_proj_dim=16, num_hidden_layers=2, num_attention_heads=2,
+        ffn_dim=32, max_position_embeddings=64, pad_token_id=0, dropout=0.5,
+    )  # fmt: skip
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    checkpoint = loading.load(tmp_path)
+    tokens = tokenize(checkpoint, ["the film is good", "a very dull movie"], 64)
+    recipe = Recipe.of("lya", {"memory": "lean", "precision": "fp32"})
+
+    def gradients() -> list[torch.Tensor]:
+        logits = lya.logits_of(checkpoint.model, tokens, [0, 1], recipe)
+        return list(torch.autograd.grad(logits[:, 0].sum(), lya.trainable(checkpoint.model), materialize_grads=True))
+
+    plain = gradients()
+    with memory.recomputed(checkpoint.model, recipe):
+        again = gradients()
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
