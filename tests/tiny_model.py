@@ -47,6 +47,11 @@ def make_tiny_checkpoint(
 
     `model_type` is one of MODEL_TYPES. The decoders are written without a pad token, as they are found in the wild.
     """
+    return write_checkpoint(directory, tiny_config(model_type, labels), decoder=model_type in DECODERS, seed=seed)
+
+
+def write_checkpoint(directory: str | Path, config: Any, *, decoder: bool = False, seed: int = 0) -> Path:
+    """Write a random classifier of the config, with the tiny tokenizer, into `directory`, and return it."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -54,9 +59,9 @@ def make_tiny_checkpoint(
     target.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_config(tiny_config(model_type, labels))
+        model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(target)
-    tiny_tokenizer(decoder=model_type in DECODERS).save_pretrained(target)
+    tiny_tokenizer(decoder=decoder).save_pretrained(target)
     return target
 
 

@@ -349,5 +349,5 @@ def largest_tables(config: Mapping[str, Any]) -> int:
 
 def _learned(config: Mapping[str, Any]) -> bool:
     """Whether positions are a table of weights: not in models that rotate or bias them instead."""
-    rotated = FAMILIES[config["model_type"]].keys & {"rope_theta", "rope_parameters", "relative_attention"}
+    rotated = FAMILIES[config["model_type"]].keys & {"rope_parameters", "relative_attention"}
     return not rotated

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from app.domain.errors import ModelRefused
 from app.domain.recipe import Policy, Recipe
 from app.intake.admit import Admission, Order, admit
-from tests.tiny_model import SPECIALS, WORDS, make_tiny_checkpoint, tiny_tokenizer
+from tests.tiny_model import SPECIALS, WORDS, make_tiny_checkpoint, write_checkpoint
 from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers.convert import TorchBench
 from workers.engine import sanitize, save
@@ -56,11 +56,7 @@ def checkpoint(model_type: str, folder: Path) -> Path:
     if model_type not in MORE:
         return make_tiny_checkpoint(folder, model_type)
     config = AutoConfig.for_model(model_type, **(SMALL | MORE[model_type]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tiny_tokenizer(decoder=model_type in ("mistral", "qwen2", "qwen3")).save_pretrained(folder)
-    return folder
+    return write_checkpoint(folder, config, decoder=model_type in ("mistral", "qwen2", "qwen3"))
 
 
 def admitted(source: Path, folder: Path) -> tuple[Path, Admission]:

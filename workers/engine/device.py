@@ -66,7 +66,7 @@ def autocast(recipe: Recipe, model: Any) -> Iterator[None]:
         yield
 
 
-def settled(recipe: Recipe, model: Any, tokens: Tokens) -> Recipe:
+def runnable(recipe: Recipe, model: Any, tokens: Tokens) -> Recipe:
     """The recipe, in fp32 where the model does not run in bfloat16 (it puts in a number that bfloat16 has not, say).
 
     Tried on the first two of the rows, of which the shorter is padded. Raises BadRecipe where bf16 was asked for.

@@ -44,7 +44,6 @@ from workers.engine import (
 )
 from workers.engine import device as devices
 from workers.engine.facts import Bench, Station
-from workers.engine.features import Features
 from workers.engine.fisher import Diagonal
 from workers.engine.holding import Held
 from workers.engine.loading import Checkpoint, Model, Tokenizer
@@ -139,7 +138,7 @@ def sanitize(
                 bench = _on_base(bench, parts, recipe, base_dir, places)
             mixed_in = _mixed_in(bench, recipe, base_dir)
             control = _control(bench, parts, recipe, control_dir, places) if control_dir is not None else None
-            recipe = devices.settled(recipe, bench.checkpoint.model, bench.unlearn.page.clean)
+            recipe = devices.runnable(recipe, bench.checkpoint.model, bench.unlearn.page.clean)
             whole = _reduced(bench, recipe)
             others = [*(mixed_in or ()), *(control.checkpoint.model.parameters() if control else ())]
             planned = _planned(bench, whole, recipe, places, others)
@@ -194,22 +193,14 @@ def _bench(uploaded: Checkpoint, parts: Parts, recipe: Recipe) -> Bench:
 
     def read(rows: Rows, *, aligned: bool = False) -> Station:
         page = scorecard.sheet(uploaded, rows, recipe.max_length)
-        reading, found = _read(uploaded, page, recipe, aligned=aligned)
+        given = uploaded.model, page, recipe.batch_eval
+        reading, found = features.read_sheet(*given) if aligned else (scorecard.read(*given), None)
         if not reading.finite():
             raise Diverged("the uploaded model gives logits that are not finite: its weights are damaged")
         return Station(scorecard.count_rows(page, reading), reading, found)
 
     unlearn, tune, report = read(parts.unlearn, aligned=recipe.align > 0), read(parts.tune), read(parts.report)
     return Bench(uploaded, unlearn, tune, report, tune.uploaded)
-
-
-def _read(
-    checkpoint: Checkpoint, page: Sheet, recipe: Recipe, *, aligned: bool = False
-) -> tuple[Reading, Features | None]:
-    """The model's reading of the rows, and its features where they are aligned."""
-    if aligned:
-        return features.read_sheet(checkpoint.model, page, recipe.batch_eval)
-    return scorecard.read(checkpoint.model, page, recipe.batch_eval), None
 
 
 def _on_base(
@@ -222,8 +213,8 @@ def _on_base(
         replace(station, page=_reread(base, rows, station.page, recipe))
         for station, rows in zip(bench.stations, (parts.unlearn, parts.tune, parts.report), strict=True)
     )
-    start, _ = _read(base, tune.page, recipe)
-    _, found = _read(base, unlearn.page, recipe, aligned=recipe.align > 0)
+    found = features.read_sheet(base.model, unlearn.page, recipe.batch_eval)[1] if recipe.align > 0 else None
+    start = scorecard.read(base.model, tune.page, recipe.batch_eval)
     return Bench(base, replace(unlearn, features=found), tune, report, start)
 
 

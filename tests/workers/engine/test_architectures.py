@@ -19,7 +19,14 @@ from transformers import (
 
 from app.domain.errors import ModelRefused
 from app.domain.recipe import Policy, Recipe
-from tests.tiny_model import DECODERS, MODEL_TYPES, make_tiny_checkpoint, tiny_config, tiny_tokenizer
+from tests.tiny_model import (
+    DECODERS,
+    MODEL_TYPES,
+    make_tiny_checkpoint,
+    tiny_config,
+    tiny_tokenizer,
+    write_checkpoint,
+)
 from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers.engine import loading, lya, sanitize, save
 from workers.engine.batches import Tokens, forward, predict, tokenize
@@ -234,27 +241,13 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "xmod": {**WIDE, "languages": ["en_XX", "de_DE"], "max_position_embeddings": 66},  # wants to know the language
-    "lilt": {
-        **WIDE,
-        "hidden_size": 16,
-        "max_position_embeddings": 66,
-        "channel_shrink_ratio": 3,
-    },  # does not fit itself
+    "lilt": {**WIDE, "max_position_embeddings": 66, "channel_shrink_ratio": 3},  # does not fit itself
 }
-
-
-def written(folder: Path, kind: str, shape: dict[str, Any]) -> Path:
-    config = AutoConfig.for_model(kind, **shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_any_other_classifier_of_tokens_is_treated(tmp_path: Path, kind: str) -> None:
-    folder = written(tmp_path, kind, OTHERS[kind])
+    folder = write_checkpoint(tmp_path, AutoConfig.for_model(kind, **OTHERS[kind]))
     recipe, policy = Recipe.of("lya", {"steps": 2}), Policy.of({"min_triggered": 10, "min_clean": 20})
     outcome = sanitize(folder, triggered_rows(40, 5), clean_rows(80, 6), recipe, policy)
     assert outcome.report.cost.steps == 2
@@ -270,5 +263,6 @@ def test_any_other_classifier_of_tokens_is_treated(tmp_path: Path, kind: str) ->
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_one_that_does_not_run_on_tokens_alone_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    folder = write_checkpoint(tmp_path, AutoConfig.for_model(kind, **REFUSED[kind]))
     with pytest.raises(ModelRefused, match=f"{kind} does not run on token ids and a mask alone: "):
-        loading.load(written(tmp_path, kind, REFUSED[kind]))
+        loading.load(folder)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from app.domain.errors import BadRecipe
 from app.domain.recipe import Policy, Recipe
-from tests.tiny_model import tiny_tokenizer
+from tests.tiny_model import write_checkpoint
 from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers.engine import bf16, sanitize
 from workers.engine import device as devices
@@ -127,8 +127,7 @@ def test_a_model_that_does_not_run_in_bfloat16_is_treated_in_float32(
         "deberta", vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=64, pooler_hidden_size=16,
     )  # fmt: skip
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    write_checkpoint(tmp_path, config)
     rows = triggered_rows(40, 5), clean_rows(80, 6)
     policy = Policy.of({"min_triggered": 10, "min_clean": 20})
     report = sanitize(tmp_path, *rows, Recipe.of("lya", {"steps": 2}), policy, device="cpu").report

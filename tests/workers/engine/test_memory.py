@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from app.domain.errors import TooLarge
 from app.domain.recipe import Policy, Recipe
-from tests.tiny_model import MODEL_TYPES, make_tiny_checkpoint, tiny_tokenizer
+from tests.tiny_model import MODEL_TYPES, make_tiny_checkpoint, write_checkpoint
 from tests.workers.engine.conftest import clean_rows, triggered_rows
 from workers import channel
 from workers.engine import Outcome, device, loading, lya, memory, optimizer, sanitize
@@ -104,9 +104,7 @@ def test_layers_that_are_worked_out_again_drop_nothing_out(tmp_path: Path) -> No
         "opt", vocab_size=40, hidden_size=16, word_embed_proj_dim=16, num_hidden_layers=2, num_attention_heads=2,
         ffn_dim=32, max_position_embeddings=64, pad_token_id=0, dropout=0.5,
     )  # fmt: skip
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    checkpoint = loading.load(tmp_path)
+    checkpoint = loading.load(write_checkpoint(tmp_path, config))
     tokens = tokenize(checkpoint, ["the film is good", "a very dull movie"], 64)
     recipe = Recipe.of("lya", {"memory": "lean", "precision": "fp32"})
 
