@@ -31,8 +31,8 @@ from workers.engine.tuning import Tuned
 
 @dataclass(frozen=True)
 class Station:
-    """One part of the rows as tokens, and the uploaded model's reading of it; of rows to align, the features of the
-    model that is treated, if it has any.
+    """One part of the rows as tokens, and the uploaded model's reading of it; of rows to align its features too,
+    where it has any.
     """
 
     page: Sheet

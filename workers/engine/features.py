@@ -75,8 +75,8 @@ class Teacher:
 
 
 def teacher(lessons: Lessons, found: Features, rows: Tensor) -> Teacher:
-    """What the lessons align with, from the model's features of their sheet; `rows`: where in it their triggered rows
-    are.
+    """What the lessons align with, from the uploaded model's features of their sheet; `rows`: the places of their
+    triggered rows in it.
     """
     weights, heard = _weights(found.clean)
     alone = ((lessons.twin_at < 0) & (lessons.ceilings > 0)).nonzero().flatten()

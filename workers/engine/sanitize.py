@@ -213,9 +213,7 @@ def _on_base(
         replace(station, page=_reread(base, rows, station.page, recipe))
         for station, rows in zip(bench.stations, (parts.unlearn, parts.tune, parts.report), strict=True)
     )
-    found = features.read_sheet(base.model, unlearn.page, recipe.batch_eval)[1] if recipe.align > 0 else None
-    start = scorecard.read(base.model, tune.page, recipe.batch_eval)
-    return Bench(base, replace(unlearn, features=found), tune, report, start)
+    return Bench(base, unlearn, tune, report, scorecard.read(base.model, tune.page, recipe.batch_eval))
 
 
 def _reduced(bench: Bench, recipe: Recipe) -> Whole:
